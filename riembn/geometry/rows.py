@@ -1,11 +1,11 @@
 """How a weight tensor is read as a stack of weight vectors, one a row.
 
-A layout is three plain integers, so that it can live in an optimizer's param group and in its state dict:
+A layout is three plain values, so that it can live in an optimizer's param group and in its state dict:
 
 ``row_dim``
     The dimension of the output channels: 0 for linear layers and convolutions, 1 for transposed convolutions.
 ``conv_groups``
-    ``groups`` of a transposed convolution, whose weight ``(in, out/groups, …)`` keeps its groups inside the
+    ``groups`` of a transposed convolution, whose weight ``(in, out/groups, ...)`` keeps its groups inside the
     input dimension. 1 everywhere else: a grouped convolution already has one row an output channel.
 ``channels_per_row``
     How many consecutive output channels share one length: 1 in front of BatchNorm, ``out/groups`` in front of
@@ -14,43 +14,74 @@ A layout is three plain integers, so that it can live in an optimizer's param gr
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-__all__ = ["from_rows", "row_count", "to_rows"]
+__all__ = ["from_rows", "row_count", "row_view", "to_rows"]
 
 
-def to_rows(
+def row_view(
     weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
-) -> Tensor:
-    r"""The weight vectors of a tensor as the rows of a matrix.
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The tensor with its dimensions parted into those that number the rows and those that run along one.
 
     Args:
-        weight: Any tensor of two or more dimensions; ``row_dim``, ``conv_groups``, ``channels_per_row`` as
-            the module says.
+        weight: Any tensor of two or more dimensions; the layout's three values are as the module says.
 
     Returns:
-        Shape ``(rows, fan_in)``: a view of ``weight`` where its strides allow (every contiguous or
-        channels_last weight with ``row_dim=0``), else a copy. The order of the entries within a row follows
-        memory where that avoids a copy; nothing on the sphere depends on it, but tensors to be combined
-        entry by entry (weight, gradient, momentum) must have equal strides or be made so first.
+        A view of ``weight``, whatever its strides, and the dimensions of that view to reduce over (with
+        ``keepdim=True``, so that the result broadcasts) to get one value a row.
 
     Raises:
         ValueError: If the tensor has fewer than two dimensions or does not divide into such rows.
     """
     channels = _channels(weight, row_dim, conv_groups)
-    per_row = channels if channels_per_row is None else channels_per_row
-    if per_row < 1 or channels % per_row:
+    if channels_per_row is None:
+        return weight, tuple(range(weight.dim()))
+    if channels_per_row < 1 or channels % channels_per_row:
         raise ValueError(
-            f"to_rows: {channels} output channels of a weight of shape {tuple(weight.shape)} do not divide "
-            f"into rows of {channels_per_row}; give a divisor of {channels}, or None for one row."
+            f"row_view: the {channels} output channels of a weight of shape {tuple(weight.shape)} do not divide "
+            f"into rows of channels_per_row={channels_per_row}; give a divisor, or None for one row."
         )
-    if row_dim == 0:
-        # channels_last keeps the input channels innermost: read in that order, each row is contiguous.
-        inner = sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
-        return weight.permute(0, *inner).reshape(channels // per_row, -1)
-    # (in, out/groups, k…) -> (groups, in/groups, out/groups, k…) -> (groups, out/groups, in/groups, k…)
-    grouped = weight.movedim(row_dim, 1).unflatten(0, (conv_groups, -1)).transpose(1, 2)
-    return grouped.reshape(channels // per_row, -1)
+    in_group = channels // conv_groups
+    if conv_groups == 1:
+        view = weight.unflatten(row_dim, (channels // channels_per_row, channels_per_row))
+        kept = {row_dim}
+    elif in_group % channels_per_row == 0:  # (in, out/groups, ...) -> (groups, in/groups, rows, per row, ...)
+        view = weight.unflatten(1, (-1, channels_per_row)).unflatten(0, (conv_groups, -1))
+        kept = {0, 2}
+    elif channels_per_row % in_group == 0:  # a row spans several groups of the convolution
+        view = weight.unflatten(0, (channels // channels_per_row, -1))
+        kept = {0}
+    else:
+        raise ValueError(
+            f"row_view: rows of channels_per_row={channels_per_row} cut across the {conv_groups} groups of "
+            f"{in_group} output channels of a weight of shape {tuple(weight.shape)}; give a divisor or a "
+            f"multiple of {in_group}."
+        )
+    return view, tuple(d for d in range(view.dim()) if d not in kept)
+
+
+def to_rows(
+    weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
+) -> Tensor:
+    """The weight vectors of a tensor as the rows of a matrix.
+
+    Args:
+        weight: Any tensor of two or more dimensions; the layout's three values are as the module says.
+
+    Returns:
+        Shape ``(rows, fan_in)``; a view of ``weight`` where its strides allow, else a copy.
+
+    Raises:
+        ValueError: If the tensor has fewer than two dimensions or does not divide into such rows.
+    """
+    view, along = row_view(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    numbering = [d for d in range(view.dim()) if d not in along]
+    rows = math.prod(view.shape[d] for d in numbering)
+    fan_in = math.prod(view.shape[d] for d in along)
+    return view.permute(*numbering, *along).reshape(rows, fan_in)
 
 
 def from_rows(
@@ -61,45 +92,42 @@ def from_rows(
     conv_groups: int = 1,
     channels_per_row: int | None = 1,
 ) -> Tensor:
-    """The inverse of `to_rows`: rows back in the shape (and row layout) of ``weight``, which is not changed.
+    """The inverse of `to_rows`: a tensor of ``weight``'s shape from its rows; ``weight`` is only looked at.
 
     Args:
-        rows: Shape ``(rows, fan_in)``, from `to_rows` of a tensor with ``weight``'s shape and strides.
-        weight: The tensor whose shape and strides tell the layout.
+        rows: Shape ``(rows, fan_in)``.
+        weight: A tensor of the shape wanted.
 
     Returns:
         A tensor of ``weight``'s shape; a view of ``rows`` where strides allow.
     """
-    channels = _channels(weight, row_dim, conv_groups)
-    if row_dim == 0:
-        inner = sorted(range(1, weight.dim()), key=weight.stride, reverse=True)
-        order = (0, *inner)
-        permuted = rows.reshape([weight.shape[i] for i in order])
-        return permuted.permute(sorted(range(weight.dim()), key=order.__getitem__))
-    moved = weight.movedim(row_dim, 1).shape  # (in, out/groups, k…)
-    grouped = rows.reshape(conv_groups, channels // conv_groups, moved[0] // conv_groups, *moved[2:])
-    return grouped.transpose(1, 2).flatten(0, 1).movedim(1, row_dim)
+    view, along = row_view(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    order = [*(d for d in range(view.dim()) if d not in along), *along]
+    unpermuted = rows.reshape([view.shape[d] for d in order]).permute(*map(order.index, range(view.dim())))
+    return unpermuted.reshape(weight.shape)
 
 
 def row_count(
     weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
 ) -> int:
-    """How many weight vectors `to_rows` would give."""
-    return 1 if channels_per_row is None else _channels(weight, row_dim, conv_groups) // channels_per_row
+    """How many weight vectors `to_rows` gives; arguments and errors are the same."""
+    view, along = row_view(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    return math.prod(view.shape[d] for d in range(view.dim()) if d not in along)
 
 
 def _channels(weight: Tensor, row_dim: int, conv_groups: int) -> int:
-    """Output channels, over all groups, once the layout is known to fit."""
+    """Output channels over all groups, once the layout is known to fit."""
+    shape = tuple(weight.shape)
     if weight.dim() < 2:
         raise ValueError(
-            f"to_rows: a weight of shape {tuple(weight.shape)} is no stack of weight vectors; two or more "
-            "dimensions are needed. Leave biases and normalisation scales to another optimizer."
+            f"row_view: a weight of shape {shape} is no stack of weight vectors, which has two or more "
+            "dimensions; leave biases and normalization scales to another optimizer."
         )
     if not 0 <= row_dim < weight.dim():
-        raise ValueError(f"to_rows: row_dim={row_dim} is no dimension of a weight of shape {tuple(weight.shape)}.")
-    if conv_groups != 1 and (row_dim == 0 or weight.shape[0] % conv_groups):
+        raise ValueError(f"row_view: row_dim={row_dim} is no dimension of a weight of shape {shape}.")
+    if conv_groups < 1 or (conv_groups > 1 and (row_dim != 1 or shape[0] % conv_groups)):
         raise ValueError(
-            f"to_rows: conv_groups={conv_groups} with row_dim={row_dim} does not fit a weight of shape "
-            f"{tuple(weight.shape)}; it is for transposed convolutions (row_dim=1) whose dimension 0 it divides."
+            f"row_view: conv_groups={conv_groups} with row_dim={row_dim} does not fit a weight of shape {shape}; "
+            "it is for transposed convolutions (row_dim=1), whose dimension 0 it divides."
         )
     return weight.shape[row_dim] * conv_groups

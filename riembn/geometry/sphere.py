@@ -1,0 +1,190 @@
+r"""How to move on the unit sphere :math:`S^{n-1}`: projection, exponential and logarithm map, transport.
+
+A point ``y`` is a unit vector, a tangent vector at ``y`` is orthogonal to it, and both fill the last axis; every
+leading axis is a batch, so a whole layer moves in one call. Nothing is renormalized here and nothing is added to
+a norm: the formulas are written with :math:`\sin(x)/x`, which is smooth through zero, so each map is exact and
+differentiable at ``h = 0``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["distance", "exp_map", "log_map", "parallel_transport", "project_tangent", "retraction"]
+
+
+def project_tangent(y: Tensor, g: Tensor) -> Tensor:
+    r"""Orthogonal projection of ``g`` on the tangent space at ``y``.
+
+    .. math:: P_y(g) = g - \langle y, g\rangle\, y
+
+    Args:
+        y: Unit vectors, shape ``(..., n)``.
+        g: Any vectors, broadcastable with ``y``, same dtype: a Euclidean gradient, say.
+
+    Returns:
+        Tangent vectors at ``y``, shape ``(..., n)``; projecting twice changes nothing beyond rounding.
+
+    Raises:
+        ValueError: If the last axes or the dtypes differ.
+
+    Source: Absil, Mahony and Sepulchre (2008); Cho and Lee (2017), arXiv:1709.09603, whose released code
+    computes the same.
+    """
+    _check("project_tangent", y=y, g=g)
+    return g - _dot(y, g) * y
+
+
+def exp_map(y: Tensor, h: Tensor) -> Tensor:
+    r"""Exponential map: walk from ``y`` along the geodesic with initial velocity ``h``, for unit time.
+
+    .. math:: \exp_y(h) = \cos(\|h\|)\, y + \frac{\sin \|h\|}{\|h\|}\, h
+
+    Args:
+        y: Unit vectors, shape ``(..., n)``.
+        h: Tangent vectors at ``y``, broadcastable with it. The norm is the angle travelled, in radians: ``pi``
+            reaches the antipode, ``2 pi`` comes back.
+
+    Returns:
+        Unit vectors, shape ``(..., n)``, to a few rounding errors; ``y`` itself at ``h = 0``.
+
+    Raises:
+        ValueError: If the last axes or the dtypes differ.
+
+    Source: Absil, Mahony and Sepulchre (2008); Cho and Lee (2017), arXiv:1709.09603.
+
+    >>> y = torch.tensor([1.0, 0.0, 0.0])
+    >>> exp_map(y, torch.tensor([0.0, math.pi / 2, 0.0])).round(decimals=6).abs()
+    tensor([0., 1., 0.])
+    """
+    _check("exp_map", y=y, h=h)
+    angle = _norm(h)
+    return torch.cos(angle) * y + _sin_over(angle) * h
+
+
+def log_map(y: Tensor, z: Tensor) -> Tensor:
+    r"""Logarithm map: the shortest tangent vector at ``y`` whose exponential is ``z``.
+
+    .. math:: \log_y(z) = \theta\, \frac{P_y(z)}{\|P_y(z)\|}, \qquad \theta = \operatorname{dist}(y, z)
+
+    Args:
+        y: Unit vectors, shape ``(..., n)``.
+        z: Unit vectors, broadcastable with ``y``.
+
+    Returns:
+        Tangent vectors at ``y`` of norm at most ``pi``. Zero at ``z = y``. At the antipode every direction is
+        a shortest one; there the result is zero too, and its norm does not tell the distance.
+
+    Raises:
+        ValueError: If the last axes or the dtypes differ.
+
+    Source: Absil, Mahony and Sepulchre (2008), as the inverse of the exponential map.
+    """
+    _check("log_map", y=y, z=z)
+    # From z - y instead of z: the difference of nearby points is exact, the projection of z would cancel.
+    tangent = (z - y) - _dot(y, z - y) * y
+    sine, cosine = _norm(tangent), _dot(y, z)
+    angle = torch.atan2(sine, cosine)
+    inside = sine > 0
+    ratio = torch.where(inside, angle / torch.where(inside, sine, torch.ones_like(sine)), torch.ones_like(sine))
+    return ratio * tangent
+
+
+def parallel_transport(y: Tensor, h: Tensor, v: Tensor) -> Tensor:
+    r"""Parallel transport of ``v`` along the geodesic ``t -> exp_map(y, t h)``, from t = 0 to t = 1.
+
+    .. math:: \Gamma(v) = v - \frac{\langle h, v\rangle}{\|h\|^2}
+              \bigl(\|h\| \sin\|h\|\; y + (1 - \cos\|h\|)\, h\bigr)
+
+    Args:
+        y: Unit vectors, shape ``(..., n)``.
+        h: Tangent vectors at ``y``: the way walked, in radians.
+        v: Tangent vectors at ``y``: what is carried along.
+
+    Returns:
+        Tangent vectors at ``exp_map(y, h)``. Lengths and angles are kept; what is orthogonal to ``h`` does
+        not change at all; ``v`` itself at ``h = 0``.
+
+    Raises:
+        ValueError: If the last axes or the dtypes differ.
+
+    Source: Absil, Mahony and Sepulchre (2008); Cho and Lee (2017), arXiv:1709.09603.
+    """
+    _check("parallel_transport", y=y, h=h, v=v)
+    angle = _norm(h)
+    half = _sin_over(angle / 2)
+    # (1 - cos a)/a² = sinc²(a/2)/2 without the cancellation of 1 - cos a.
+    return v - _dot(h, v) * (_sin_over(angle) * y + half.square() / 2 * h)
+
+
+def retraction(y: Tensor, h: Tensor) -> Tensor:
+    r"""Retraction: step in the tangent plane, then back to the sphere; the exponential map to second order.
+
+    .. math:: R_y(h) = \frac{y + h}{\|y + h\|} = \frac{y + h}{\sqrt{1 + \|h\|^2}}
+
+    Args:
+        y: Unit vectors, shape ``(..., n)``.
+        h: Tangent vectors at ``y``; the point moves by ``arctan(|h|)`` radians, never more than ``pi/2``.
+
+    Returns:
+        Unit vectors, shape ``(..., n)``.
+
+    Raises:
+        ValueError: If the last axes or the dtypes differ.
+
+    Source: Absil, Mahony and Sepulchre (2008).
+    """
+    _check("retraction", y=y, h=h)
+    moved = y + h
+    return moved / _norm(moved)
+
+
+def distance(y: Tensor, z: Tensor) -> Tensor:
+    r"""Geodesic distance: the angle between two points.
+
+    .. math:: \operatorname{dist}(y, z) = 2 \operatorname{atan2}(\|y - z\|, \|y + z\|)
+
+    Args:
+        y: Unit vectors, shape ``(..., n)``.
+        z: Unit vectors, broadcastable with ``y``.
+
+    Returns:
+        Radians in ``[0, pi]``, shape ``(...)``. Unlike ``arccos <y, z>`` it is accurate for near and for
+        opposite points. As a distance it has no derivative at ``z = y``; autograd gives zero there.
+
+    Raises:
+        ValueError: If the last axes or the dtypes differ.
+
+    Source: the chord and its complement, ``|y - z| = 2 sin(angle/2)`` and ``|y + z| = 2 cos(angle/2)``.
+    """
+    _check("distance", y=y, z=z)
+    return 2 * torch.atan2(_norm(y - z), _norm(y + z)).squeeze(-1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1, keepdim=True)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # its subgradient at zero is zero, not NaN
+
+
+def _sin_over(x: Tensor) -> Tensor:
+    return torch.sinc(x / math.pi)  # torch.sinc(x) is sin(pi x)/(pi x): smooth through zero, no branch
+
+
+def _check(caller: str, **tensors: Tensor) -> None:
+    (first, y), *others = tensors.items()
+    for name, other in others:
+        if y.dim() == 0 or other.dim() == 0 or y.shape[-1] != other.shape[-1]:
+            raise ValueError(
+                f"{caller}: `{first}` has shape {tuple(y.shape)} and `{name}` {tuple(other.shape)}; points and "
+                "tangent vectors are the last axis and must have one length."
+            )
+        if y.dtype != other.dtype or not y.dtype.is_floating_point:
+            raise ValueError(
+                f"{caller}: `{first}` is {y.dtype} and `{name}` {other.dtype}; both must be one floating-point type."
+            )
