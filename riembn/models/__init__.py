@@ -1,0 +1,6 @@
+"""The networks of the papers, in plain torch: VGG and wide residual networks."""
+
+from .layers import BatchNorm as BatchNorm
+from .names import build as build
+from .vgg import vgg as vgg
+from .wide_resnet import wide_resnet as wide_resnet
