@@ -1,0 +1,138 @@
+"""Which values did a chapter of the book receive, and where are the records of its runs?
+
+A chapter declares its parameters once, as annotated assignments in the cell tagged ``parameters``::
+
+    profile: str = "laptop"  # smoke (digits, minutes), laptop (committed records), paper (full size)
+    thresholds: list[float] = [0.05, 0.1, 0.5]  # clipping thresholds, radians
+
+and its first code cell after that calls ``chapter.check(globals())``.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+PROFILES = ("smoke", "laptop", "paper")
+
+
+def check(namespace: dict[str, Any], **choices: Iterable[Any]) -> None:
+    """Refuse parameters that the chapter does not have, and values of the wrong type.
+
+    papermill injects whatever it is given: for an unknown name it only warns, and it enforces no type. This
+    call compares what was injected with the annotations of the parameters cell. Text given for a parameter
+    that is not text (``-p thresholds "[0.1, 0.5]"`` arrives as a string) is read as a Python literal and put
+    back in ``namespace``; whole numbers given for ``float`` become ``float``. Cells run by hand are never
+    complained of.
+
+    Args:
+        namespace: ``globals()`` of the notebook, right after its parameters cell.
+        choices: The accepted values of a parameter, by its name; of each entry, if the parameter is a list.
+            ``profile`` is always one of smoke, laptop, paper.
+
+    Raises:
+        ValueError: Which parameter, what was given, what is accepted. Nothing in ``namespace`` is changed.
+    """
+    __tracebackhide__ = True  # IPython then prints the error without the frames of this module
+    declared = {name: _type(hint) for name, hint in namespace.get("__annotations__", {}).items()}
+    unknown = [name for name in _injected(namespace) if name not in declared]
+    if unknown:
+        raise ValueError(f"unknown parameter {unknown[0]!r}: this chapter accepts {', '.join(declared)}.")
+    allowed: dict[str, Iterable[Any]] = {"profile": PROFILES, **choices}
+    accepted = {}
+    for name, hint in declared.items():
+        try:
+            accepted[name] = _accept(namespace[name], hint, tuple(allowed.get(name, ())))
+        except ValueError as reason:
+            raise ValueError(f"parameter {name!r} = {namespace[name]!r}: {reason}.") from None
+    namespace.update(accepted)
+
+
+def records(profile: str) -> Path:
+    """The folder where the chapters of one profile keep the records of their runs.
+
+    Args:
+        profile: ``"laptop"`` and ``"paper"`` share the committed ``book/records``; ``"smoke"`` has a folder of
+            its own under ``_build``, because its runs are only there to show that everything works.
+
+    Returns:
+        The folder, relative where the working folder is the root of the repository. It may not exist yet.
+
+    Raises:
+        ValueError: Another profile, or a working folder outside the repository.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"records: profile {profile!r} is not one of {', '.join(PROFILES)}.")
+    here = Path.cwd()
+    for root in (here, *here.parents):
+        if (root / "_toc.yml").is_file() and (root / "book").is_dir():
+            folder = Path("_build/records/smoke" if profile == "smoke" else "book/records")
+            return folder if root == here else root / folder
+    raise ValueError(f"records: {here} is not inside the repository; run the chapter from its root.")
+
+
+def _injected(namespace: dict[str, Any]) -> list[str]:
+    """Names that papermill assigned: its cell begins with ``# Parameters`` and holds assignments only."""
+    names: list[str] = []
+    for source in namespace.get("In", []):
+        if source.startswith("# Parameters"):
+            assigned = [line.targets[0] for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+            names += [target.id for target in assigned if isinstance(target, ast.Name)]
+    return names
+
+
+def _type(hint: Any) -> Any:
+    """A quoted annotation as the type it stands for."""
+    return eval(hint, {**vars(builtins), **vars(typing)}) if isinstance(hint, str) else hint
+
+
+def _accept(value: Any, hint: Any, choices: tuple[Any, ...]) -> Any:
+    """``value`` as ``hint`` wants it, or a ValueError that says what is accepted."""
+    if isinstance(value, str) and not _is_text(hint):
+        value = _literal(value)
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inside:
+            return None
+        (hint,) = [kind for kind in inside if kind is not type(None)]
+        return _accept(value, hint, choices)
+    if origin is list or hint is list:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ValueError(f"expected a list with at least one entry{_of(inside)}")
+        return [_accept(entry, inside[0] if inside else type(entry), choices) for entry in value]
+    if hint is float and type(value) is int:
+        value = float(value)
+    # `type() is`, because True is an int to isinstance and never meant as one here
+    if type(value) is not hint:
+        raise ValueError(f"expected {_name(hint)}, got {_name(type(value))}")
+    if choices and value not in choices:
+        raise ValueError(f"expected one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def _is_text(hint: Any) -> bool:
+    return hint is str or (get_origin(hint) in (typing.Union, types.UnionType) and str in get_args(hint))
+
+
+def _literal(text: str) -> Any:
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+def _of(inside: tuple[Any, ...]) -> str:
+    return f", each {_name(inside[0])}" if inside else ""
+
+
+def _name(hint: Any) -> str:
+    words = {float: "a number", int: "a whole number", str: "text", bool: "True or False", type(None): "None"}
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
