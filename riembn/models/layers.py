@@ -42,12 +42,12 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
-            shape = tuple(input.shape)
-            raise ValueError(f"BatchNorm: got an input of shape {shape}; give (n, channels) or (n, channels, …).")
+            raise ValueError(f"BatchNorm: got an input of shape {tuple(input.shape)}; give (n, channels, …).")
 
     def forward(self, input: Tensor) -> Tensor:
-        mean, var = self.running_mean, self.running_var
-        if not (self.training and self.track_running_stats) or mean is None or var is None:
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        averaging = self.training and self.track_running_stats
+        if not averaging or mean is None or var is None or count is None:
             return super().forward(input)
         self._check_input_dim(input)
         # With momentum 1 the kernel leaves the batch's own statistics here: torch would average the unbiased
@@ -58,7 +58,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         )
         n = input.numel() // input.shape[1]
         with torch.no_grad():
-            count = self.num_batches_tracked.add_(1)
+            count.add_(1)
             # momentum None is torch's convention for a plain average over all batches.
             share = 1.0 / float(count) if self.momentum is None else self.momentum
             mean.lerp_(batch_mean, share)

@@ -33,7 +33,7 @@ def build(
     name = network if isinstance(network, str) else ""
     if found := re.fullmatch(r"vgg-(\d+)", name):
         if dropout:
-            raise ValueError(f"build: dropout={dropout!r} with {name!r}; only wrn networks have dropout, give 0.")
+            raise ValueError(f"build: dropout={dropout!r} with {name!r}; only a wrn has dropout, give 0.")
         return vgg(int(found[1]), num_classes, width, in_channels)
     if found := re.fullmatch(r"wrn-(\d+)-(\d+(?:\.\d+)?)", name):
         return wide_resnet(int(found[1]), float(found[2]) * width, num_classes, dropout, in_channels)

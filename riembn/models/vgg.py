@@ -42,8 +42,8 @@ class VGG(nn.Module):
         if x.shape[2:] != (1, 1):
             given, left = ("x".join(map(str, t.shape[2:])) for t in (images, x))
             raise ValueError(
-                f"vgg: images of {given} leave a map of {left} after the pools, and the linear layers need 1x1; "
-                "give square images with sides below 64 pixels."
+                f"vgg: images of {given} leave a map of {left} after the pools and the linear layers "
+                "need 1x1; give square images with sides below 64 pixels."
             )
         return self.classifier(x)
 

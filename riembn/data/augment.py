@@ -1,0 +1,108 @@
+"""How do stored uint8 images become a network's input? Normalized, cropped and flipped as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["channel_stats", "normalize", "reflect_crop_flip"]
+
+
+def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (population) standard deviation of each channel, of the values divided by 255.
+
+    Args:
+        images: uint8, shape ``(n, channels, height, width)``.
+
+    Returns:
+        ``(mean, std)``, float32 of shape ``(channels,)`` on the images' device; exact but for rounding, since
+        they come from counts of the 256 values.
+
+    Raises:
+        ValueError: If there are no pixels, or a channel is constant and so cannot be scaled.
+    """
+    _check_uint8("channel_stats", images)
+    if not images.numel():
+        raise ValueError(f"channel_stats: images of shape {tuple(images.shape)} have no pixels; give one or more.")
+    channels = range(images.shape[1])
+    counts = torch.stack([torch.bincount(images[:, c].reshape(-1), minlength=256) for c in channels])
+    share = counts.cpu().double() / (images.numel() // images.shape[1])
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ level
+    std = (share * (level - mean[:, None]).square()).sum(1).sqrt()
+    if constant := (std == 0).nonzero().flatten().tolist():
+        raise ValueError(f"channel_stats: channel(s) {constant} are constant; give images that vary in each.")
+    return mean.float().to(images.device), std.float().to(images.device)
+
+
+def normalize(images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequence[float]) -> Tensor:
+    r"""Images as a network reads them.
+
+    .. math:: x = \frac{\mathrm{images}/255 - \mathrm{mean}}{\mathrm{std}}
+
+    Args:
+        images: uint8, shape ``(n, channels, height, width)``.
+        mean: One value a channel, of the images divided by 255.
+        std: One positive value a channel; mean 0 and std 1 only divide by 255.
+
+    Returns:
+        float32, shape and memory format of ``images``.
+
+    Raises:
+        ValueError: If the images are not uint8, or there is not one value a channel.
+    """
+    _check_uint8("normalize", images)
+    mean, std = (torch.as_tensor(v, dtype=torch.float32, device=images.device) for v in (mean, std))
+    if mean.shape != std.shape or mean.shape != images.shape[1:2]:
+        given = f"mean of shape {tuple(mean.shape)} and std of shape {tuple(std.shape)}"
+        raise ValueError(f"normalize: {given} for {images.shape[1]} channel(s); give one value a channel.")
+    scale, shift = 1 / (255 * std), -mean / std
+    return torch.addcmul(shift[:, None, None], images.to(torch.float32), scale[:, None, None])
+
+
+def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Generator) -> Tensor:
+    """Pad by reflection, cut an image of the old size out at a random place, mirror it with probability 1/2.
+
+    One place and one coin an image. The border's own pixels are not repeated (numpy's ``reflect``).
+
+    Args:
+        images: Any type, shape ``(n, channels, height, width)``.
+        padding: Pixels on each side, less than height and width; 0 only mirrors.
+        generator: Decides places and coins; on another device than the images, they are drawn there and
+            copied, so that a CPU generator gives the same crops everywhere.
+
+    Returns:
+        A new tensor, type and shape of ``images``; image i stays at position i.
+
+    Raises:
+        ValueError: If ``padding`` is negative or not less than the sides.
+
+    Source: Cho and Lee (2017), the TensorFlow release's augmentation of CIFAR.
+    """
+    n, _, height, width = images.shape
+    if not 0 <= padding < min(height, width):
+        raise ValueError(
+            f"reflect_crop_flip: padding={padding} for images of {height}x{width}; give 0 to {min(height, width) - 1}."
+        )
+    drawn = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device)
+    coins = torch.randint(2, (n,), generator=generator, device=generator.device, dtype=torch.bool)
+    (top, left), flip = drawn.to(images.device), coins.to(images.device)
+    padded = images[:, :, _reflected(height, padding, images.device)]
+    padded = padded[:, :, :, _reflected(width, padding, images.device)]
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, C, 2p+1, 2p+1, height, width), a view
+    cropped = windows[torch.arange(n, device=images.device), :, top, left]
+    return torch.where(flip[:, None, None, None], cropped.flip(3), cropped)
+
+
+def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
+    """The source of each position -padding … size + padding - 1: mirrored at 0 and at size - 1."""
+    position = torch.arange(-padding, size + padding, device=device).abs()
+    return (size - 1) - ((size - 1) - position).abs()
+
+
+def _check_uint8(caller: str, images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        given = f"{images.dtype} of shape {tuple(images.shape)}"
+        raise ValueError(f"{caller}: images are {given}; give uint8 of shape (n, channels, height, width).")
