@@ -1,0 +1,81 @@
+"""How does a run that is killed go on where it was?"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .files import write_whole
+
+__all__ = ["Checkpoints"]
+
+_MAGIC = b"riembn checkpoint 1 "
+
+
+class Checkpoints:
+    """The checkpoints of one run: a file an epoch, of which the newest two are kept.
+
+    A file starts with a line that holds the SHA-256 of the rest, so that a damaged one is known; it is set
+    aside under another name, and the one before is used.
+
+    Args:
+        folder: Where they lie.
+        digest: The run's digest, kept in each file.
+    """
+
+    def __init__(self, folder: Path, *, digest: str) -> None:
+        self.folder = folder
+        self._digest = digest
+
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Keep the state after an epoch, and forget all but the one before it."""
+        buffer = io.BytesIO()
+        torch.save({"digest": self._digest, "epoch": epoch, **state}, buffer)
+        payload = buffer.getvalue()
+        checksum = hashlib.sha256(payload).hexdigest().encode()
+        write_whole(self.folder / f"epoch-{epoch:05d}.pt", _MAGIC + checksum + b"\n" + payload)
+        for old in self._files()[:-2]:
+            old.unlink(missing_ok=True)
+
+    def newest(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+        """The newest whole state, with its ``epoch``; None if there is none.
+
+        A damaged file is renamed to ``….damaged`` with a warning.
+        """
+        for path in reversed(self._files()):
+            try:
+                state = _read(path, device)
+                if state["digest"] != self._digest:
+                    raise ValueError(f"it belongs to the run {state['digest']}")
+                return state
+            except Exception as error:  # whatever a damaged file makes torch raise
+                aside = path.with_suffix(".damaged")
+                path.replace(aside)
+                warnings.warn(f"checkpoint {path} is damaged ({error}); set aside as {aside.name}", stacklevel=2)
+        return None
+
+    def keep_last(self) -> None:
+        """Forget all but the newest."""
+        for old in self._files()[:-1]:
+            old.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("epoch-*.pt"))
+
+
+def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+    head, _, payload = path.read_bytes().partition(b"\n")
+    if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+        raise ValueError("its checksum does not fit its content")
+    # weights_only: a checkpoint from elsewhere can hold numbers, but not run code.
+    return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)

@@ -1,0 +1,71 @@
+"""Where and with what did a run compute?"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["environment"]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, versions, threads, and the commit if the package lies in a git checkout.
+
+    Numbers on a CPU depend on the number of threads in their last bits; runs of one sweep use one thread
+    each, however many run side by side.
+    """
+    commit, dirty = _commit()
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "riembn": _version(),
+        "commit": commit,
+        "dirty": dirty,
+    }
+
+
+def _version() -> str | None:
+    try:
+        return metadata.version("riembn")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _commit() -> tuple[str | None, bool | None]:
+    """Commit of the package's source and whether the package differs from it; None outside a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    if not (package.parent / ".git").exists():
+        return None, None  # installed: a .git further up would be somebody else's
+
+    def git(*words: str) -> str:
+        quiet = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.run(
+            ["git", "-C", str(package), *words], capture_output=True, text=True, check=True, env=quiet
+        ).stdout
+
+    try:
+        # The package alone decides: a page being written does not make a result less reproducible.
+        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--", ".").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None, None

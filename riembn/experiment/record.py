@@ -1,0 +1,145 @@
+"""What does a run leave behind, and is what a file holds such a record?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .config import RECIPE, RunConfig, digest_of
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["COLUMNS", "SCHEMA", "TIMINGS", "Record"]
+
+SCHEMA = 1
+
+# One value an epoch each; None where a column has no meaning for the method or was not finite.
+COLUMNS: dict[str, str] = {
+    "epoch": "counted from 1",
+    "step": "optimizer steps taken since the start",
+    "current_lr": "learning rate of the epoch, after its drops",
+    "train_loss": "mean cross-entropy of the epoch's batches, as they were trained on",
+    "train_error": "percent of the epoch's images misclassified while they were trained on",
+    "test_loss": "mean cross-entropy on the whole test set after the epoch",
+    "test_error": "percent of the test set misclassified after the epoch",
+    "angle": "radians a weight vector turned in a step: mean over vectors and probed steps",
+    "clipped": "share of weight vectors whose projected gradient exceeded grad_clip at the probed steps",
+    "gradient_norm": "|w||h|, h the projected gradient, L^O included: mean over vectors and probed steps",
+    "weight_norm": "mean norm of a weight vector after the epoch",
+    "effective_lr": "learning rate on the unit sphere after the epoch: lr/|w|^2 (mean) for sgd, lr for the others",
+    "orthogonality": "L^O/alpha after the epoch: sum over weights of |YY^T - I|^2/2, Y the vectors at unit length",
+    "cosine": "root mean square cosine between two vectors of one weight after the epoch",
+    "seconds": "wall time of the epoch's training, without evaluation",
+    "images_per_second": "training speed of the epoch",
+}
+# Columns that two runs of one configuration do not share.
+TIMINGS = ("seconds", "images_per_second")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A run that has ended: its configuration, one value an epoch in each column, and where it ran.
+
+    Args:
+        config: What was run.
+        status: ``finished``, or ``diverged``: stopped because a training loss was not finite.
+        diverged_step: The step (counted from 0) whose loss was not finite; the columns hold the whole
+            epochs before it.
+        columns: Equally long lists by the names of ``COLUMNS``.
+        environment: Device, versions, commit, threads, wall time.
+        recipe: Version of the recipe the run followed.
+    """
+
+    config: RunConfig
+    status: str
+    columns: Mapping[str, list[Any]]
+    diverged_step: int | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    recipe: int = RECIPE
+
+    def __post_init__(self) -> None:
+        if self.status not in ("finished", "diverged"):
+            raise ValueError(f"status is {self.status!r}; it is finished or diverged")
+        if (self.status == "diverged") != isinstance(self.diverged_step, int):
+            raise ValueError(f"status {self.status!r} does not go with diverged_step={self.diverged_step!r}")
+        if set(self.columns) != set(COLUMNS):
+            raise ValueError(f"columns differ from the schema's in {sorted(set(self.columns) ^ set(COLUMNS))}")
+        lengths = {name: len(values) for name, values in self.columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns are not equally long: {lengths}")
+        if self.status == "finished" and len(self.columns["epoch"]) != self.config.epochs:
+            raise ValueError(f"{len(self.columns['epoch'])} epochs of {self.config.epochs} in a finished run")
+        for name, values in self.columns.items():
+            if not all(v is None or (type(v) in (int, float) and math.isfinite(v)) for v in values):
+                raise ValueError(f"column {name} holds something that is no finite number")
+
+    @property
+    def digest(self) -> str:
+        """The configuration's digest, under the recipe that the run followed."""
+        return digest_of(self.config, self.recipe)
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    def same_result(self, other: Record) -> bool:
+        """Whether two runs computed the same, to the last bit that a record keeps; times may differ."""
+
+        def result(record: Record) -> object:
+            kept = {name: values for name, values in record.columns.items() if name not in TIMINGS}
+            return record.config, record.recipe, record.status, record.diverged_step, kept
+
+        return result(self) == result(other)
+
+    def frame(self) -> pandas.DataFrame:
+        """One row an epoch: the configuration's fields, digest and status, then the columns."""
+        import pandas
+
+        frame = pandas.DataFrame(dict(self.columns))
+        said = {**self.config.as_dict(), "drops": " ".join(map(str, self.config.drops))}
+        said |= {"digest": self.digest, "status": self.status}
+        for place, (name, value) in enumerate(said.items()):
+            frame.insert(place, name, value)
+        return frame
+
+    def to_json(self) -> str:
+        """Compact text with a line a column, so that a rerun changes few lines in git."""
+        head = {
+            "schema": SCHEMA,
+            "recipe": self.recipe,
+            "digest": self.digest,
+            "status": self.status,
+            "diverged_step": self.diverged_step,
+            "config": self.config.as_dict(),
+            "environment": dict(self.environment),
+        }
+        lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}," for key, value in head.items()]
+        columns = [f"  {json.dumps(name)}: {json.dumps(self.columns[name], allow_nan=False)}" for name in COLUMNS]
+        return "\n".join(["{", *lines, ' "columns": {', ",\n".join(columns), " }", "}"]) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: If the text is no whole record, or its digest is not that of its configuration.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            found = content.get("schema") if isinstance(content, dict) else None
+            raise ValueError(f"schema is {found!r}; this version reads {SCHEMA}")
+        names = ("recipe", "digest", "status", "diverged_step", "config", "environment", "columns")
+        missing = [name for name in names if name not in content]
+        if missing:
+            raise ValueError(f"no {', '.join(missing)}")
+        record = cls(
+            config=RunConfig.from_dict(content["config"]),
+            **{name: content[name] for name in names if name not in ("digest", "config")},
+        )
+        if record.digest != content["digest"]:
+            raise ValueError(f"digest is {content['digest']!r}, but its configuration's is {record.digest!r}")
+        return record
