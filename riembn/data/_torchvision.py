@@ -27,11 +27,11 @@ def import_torchvision() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
-        # A torchvision built for CUDA cannot load its operators beside a CPU-only torch. It says nothing about
-        # that, but goes on to register shape rules for two operators that then do not exist. Declaring their
-        # names is enough to let the Python part in; calling them still fails, as it should.
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
+        # A torchvision built for CUDA cannot load its operators beside a CPU-only torch. It says nothing of
+        # that, but goes on to register shape rules for two operators that then do not exist. Declaring them
+        # is enough to let the Python part in; calling them still fails, as it should.
+        for module in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]  # half imported
         library = torch.library.Library("torchvision", "FRAGMENT")
         for operator in ("nms", "qnms"):
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -25,7 +25,7 @@ def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
     """
     _check_uint8("channel_stats", images)
     if not images.numel():
-        raise ValueError(f"channel_stats: images of shape {tuple(images.shape)} have no pixels; give one or more.")
+        raise ValueError(f"channel_stats: images of shape {tuple(images.shape)} have no pixels; give some.")
     channels = range(images.shape[1])
     counts = torch.stack([torch.bincount(images[:, c].reshape(-1), minlength=256) for c in channels])
     share = counts.cpu().double() / (images.numel() // images.shape[1])
@@ -81,25 +81,25 @@ def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Gene
 
     Source: Cho and Lee (2017), the TensorFlow release's augmentation of CIFAR.
     """
-    n, _, height, width = images.shape
+    n, channels, height, width = images.shape
     if not 0 <= padding < min(height, width):
-        raise ValueError(
-            f"reflect_crop_flip: padding={padding} for images of {height}x{width}; give 0 to {min(height, width) - 1}."
-        )
+        given = f"padding={padding} for images of {height}x{width}"
+        raise ValueError(f"reflect_crop_flip: {given}; give 0 to {min(height, width) - 1}.")
     drawn = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device)
     coins = torch.randint(2, (n,), generator=generator, device=generator.device, dtype=torch.bool)
-    (top, left), flip = drawn.to(images.device), coins.to(images.device)
-    padded = images[:, :, _reflected(height, padding, images.device)]
-    padded = padded[:, :, :, _reflected(width, padding, images.device)]
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (n, C, 2p+1, 2p+1, height, width), a view
-    cropped = windows[torch.arange(n, device=images.device), :, top, left]
-    return torch.where(flip[:, None, None, None], cropped.flip(3), cropped)
+    (top, left), flip = (drawn - padding).to(images.device), coins.to(images.device)
+    # Where each pixel of the result comes from: its row and its column, then its place in the flat image.
+    rows = _reflect(torch.arange(height, device=images.device) + top[:, None], height)  # (n, height)
+    columns = torch.arange(width, device=images.device)
+    columns = torch.where(flip[:, None], columns.flip(0), columns)
+    columns = _reflect(columns + left[:, None], width)  # (n, width)
+    source = (rows[:, :, None] * width + columns[:, None, :]).reshape(n, 1, -1).expand(-1, channels, -1)
+    return images.reshape(n, channels, -1).gather(2, source).view(n, channels, height, width)
 
 
-def _reflected(size: int, padding: int, device: torch.device) -> Tensor:
-    """The source of each position -padding … size + padding - 1: mirrored at 0 and at size - 1."""
-    position = torch.arange(-padding, size + padding, device=device).abs()
-    return (size - 1) - ((size - 1) - position).abs()
+def _reflect(position: Tensor, size: int) -> Tensor:
+    """Positions outside 0 … size - 1 mirrored at the two ends."""
+    return (size - 1) - ((size - 1) - position.abs()).abs()
 
 
 def _check_uint8(caller: str, images: Tensor) -> None:

@@ -39,7 +39,8 @@ class Dataset:
                 given = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
                 raise ValueError(f"Dataset: {what} is {given}; give {dtype} with {dims} dimension(s).")
         if len(self.images) != len(self.labels):
-            raise ValueError(f"Dataset: {len(self.images)} images and {len(self.labels)} labels; give as many.")
+            given = f"{len(self.images)} images and {len(self.labels)} labels"
+            raise ValueError(f"Dataset: {given}; give one label an image.")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -10,9 +10,10 @@ __all__ = ["digits"]
 
 
 def digits() -> tuple[Dataset, Dataset]:
-    """Scikit-learn's handwritten digits, grey 8x8; the last fifth of every class (in file order) is the test set.
+    """Scikit-learn's handwritten digits, gray 8x8: 1,442 to train, 355 to test.
 
-    The pixels' 17 levels 0 … 16 become 0 … 255, rounded. The split draws nothing, so it is the same everywhere.
+    The test set is the last fifth of every class in file order, rounded down: nothing is drawn, so it is the
+    same everywhere. The pixels' 17 levels 0 … 16 become 0 … 255, rounded.
 
     Raises:
         ImportError: If scikit-learn is not installed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ _UNUSABLE = (RuntimeError, OSError, ValueError, AssertionError, EOFError, pickle
 
 
 def fashion_mnist(root: Path) -> tuple[Dataset, Dataset]:
-    """Fashion-MNIST: 60,000 and 10,000 grey images of 28x28."""
+    """Fashion-MNIST: 60,000 and 10,000 gray images of 28x28."""
     stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     files = f"FashionMNIST/raw/ with {', '.join(stem + '-ubyte' for stem in stems)} (or these as .gz)"
-    train, test = (
-        _open("fashion-mnist", "FashionMNIST", root, files, train=train) for train in (True, False)
-    )
-    return _pair("fashion-mnist", train.classes, lambda s: (s.data.unsqueeze(1), s.targets), [train], test)
+
+    def part(train: bool) -> Dataset:
+        source = _open("fashion-mnist", "FashionMNIST", root, files, train=train)
+        return _dataset("fashion-mnist", source.classes, source.data.unsqueeze(1), source.targets)
+
+    return part(True), part(False)
 
 
 def cifar10(root: Path) -> tuple[Dataset, Dataset]:
@@ -40,36 +42,36 @@ def cifar100(root: Path) -> tuple[Dataset, Dataset]:
 
 
 def svhn(root: Path) -> tuple[Dataset, Dataset]:
-    """SVHN's cropped digits as the papers use them: train and extra together, 604,388, and 26,032 of 32x32."""
+    """SVHN's cropped digits as the papers use them: 604,388 (train, then extra) and 26,032 images of 32x32.
+
+    Label d is digit d, as torchvision has it; the files say 10 for the digit 0.
+    """
     files = "train_32x32.mat, extra_32x32.mat and test_32x32.mat"
-    train, extra, test = (
-        _open("svhn", "SVHN", root, files, split=split) for split in ("train", "extra", "test")
-    )
-    digits = [str(digit) for digit in range(10)]
-    return _pair("svhn", digits, lambda s: (torch.from_numpy(s.data), s.labels), [train, extra], test)
+
+    def part(*splits: str) -> Dataset:
+        sources = [_open("svhn", "SVHN", root, files, split=split) for split in splits]
+        images = torch.cat([torch.from_numpy(source.data) for source in sources])
+        labels = torch.cat([torch.from_numpy(source.labels) for source in sources])
+        return _dataset("svhn", [str(digit) for digit in range(10)], images, labels)
+
+    return part("train", "extra"), part("test")
 
 
 def _cifar(name: str, class_name: str, root: Path, files: str) -> tuple[Dataset, Dataset]:
-    train, test = (_open(name, class_name, root, files, train=train) for train in (True, False))
-    # torchvision turns the channels last, the files have them first.
-    return _pair(
-        name, train.classes, lambda s: (torch.from_numpy(s.data).movedim(3, 1), s.targets), [train], test
-    )
+    def part(train: bool) -> Dataset:
+        source = _open(name, class_name, root, files, train=train)
+        images = torch.from_numpy(source.data).movedim(3, 1)  # torchvision puts the channels last
+        return _dataset(name, source.classes, images, source.targets)
+
+    return part(True), part(False)
 
 
-def _pair(
-    name: str, classes: list[str], read: Callable[[Any], tuple[Tensor, Any]], train: list[Any], test: Any
-) -> tuple[Dataset, Dataset]:
-    def dataset(sources: list[Any]) -> Dataset:
-        images, labels = zip(*map(read, sources), strict=True)
-        stacked = torch.cat(images) if len(images) > 1 else images[0].contiguous()
-        return Dataset(stacked, torch.cat([torch.as_tensor(y).long() for y in labels]), tuple(classes), name)
-
-    return dataset(train), dataset([test])
+def _dataset(name: str, classes: Sequence[str], images: Tensor, labels: Any) -> Dataset:
+    return Dataset(images.contiguous(), torch.as_tensor(labels, dtype=torch.int64), tuple(classes), name)
 
 
 def _open(name: str, class_name: str, root: Path, files: str, **part: Any) -> Any:
-    """A torchvision data set as it lies in ``root``; downloaded there (md5 checked by torchvision) if absent."""
+    """A torchvision data set as it lies in ``root``, or else downloaded there; torchvision checks the md5."""
     dataset_class = getattr(import_torchvision().datasets, class_name)
     try:
         return dataset_class(root, download=False, **part)
@@ -84,6 +86,6 @@ def _open(name: str, class_name: str, root: Path, files: str, **part: Any) -> An
     except _UNUSABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileNotFoundError(
-            f"load({name!r}): no usable files in {root} and no download ({reason}); put {files} there, or name "
-            "the folder that has them by root= or the environment variable RIEMBN_DATA."
+            f"load({name!r}): no usable files in {root} and no download ({reason}); put {files} there, "
+            "or name the folder that has them by root= or the environment variable RIEMBN_DATA."
         ) from error
