@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .dataset import Dataset
 from .digits import digits
+from .image_folder import image_folder
 from .published import cifar10, cifar100, fashion_mnist, svhn
 
 __all__ = ["load"]
@@ -36,11 +37,13 @@ def load(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Dataset
 
     Raises:
         ValueError: If the name is unknown, or a folder's images do not fit together.
-        FileNotFoundError: If files are absent or damaged and cannot be downloaded; says which, and where to.
+        FileNotFoundError: If files are missing and cannot be downloaded; says which, and where to put them.
         ImportError: If the package that reads them is not installed.
     """
     if name == "digits":
         return digits()
+    if isinstance(name, str) and name.startswith(_FOLDER) and name != _FOLDER:
+        return image_folder(Path(name.removeprefix(_FOLDER)).expanduser(), name)
     if name in _PUBLISHED:
         folder = root or os.environ.get("RIEMBN_DATA") or "~/.cache/riembn"
         return _PUBLISHED[name](Path(folder).expanduser())
