@@ -58,8 +58,8 @@ def records(profile: str) -> Path:
     """The folder where the chapters of one profile keep the records of their runs.
 
     Args:
-        profile: ``"laptop"`` and ``"paper"`` share the committed ``book/records``; ``"smoke"`` has a folder of
-            its own under ``_build``, because its runs are only there to show that everything works.
+        profile: ``"laptop"`` and ``"paper"`` share the committed ``book/records``; ``"smoke"`` has a
+            folder of its own under ``_build``: its runs are only there to show that everything works.
 
     Returns:
         The folder, relative where the working folder is the root of the repository. It may not exist yet.

@@ -1,0 +1,168 @@
+"""How are curves, intervals and matrices drawn?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+from riembn.plots.palette import DIVERGING, PAPER, STYLE, look
+
+_WIDTH = 6.8  # inches: the text column of a page
+
+
+def figure(
+    nrows: int = 1, ncols: int = 1, *, height: float | None = None, **options: Any
+) -> tuple[Figure, Any]:
+    """A figure as wide as the text, in the book's style, which from then on is matplotlib's default.
+
+    Args:
+        nrows: Rows of panels.
+        ncols: Panels in a row.
+        height: In inches; otherwise a pleasant one for the number of panels.
+        options: As ``matplotlib.pyplot.subplots``.
+
+    Returns:
+        The figure and its axes, as ``matplotlib.pyplot.subplots``.
+    """
+    mpl.rcParams.update(STYLE)  # for good: titles and labels set later read them too
+    height = height or nrows * {1: 3.7, 2: 3.1}.get(ncols, 2.6)
+    return plt.subplots(nrows, ncols, figsize=(_WIDTH, height), **options)
+
+
+def line(
+    ax: Axes, x: Any, y: Any, method: str, *, index: int = 0, label: str | None = None, **options: Any
+) -> None:
+    """A curve in the color of ``method``, with about eight markers however many points it has."""
+    style = look(method, index)
+    drawn: dict[str, Any] = {
+        "color": style.color,
+        "marker": style.marker,
+        "linewidth": style.width,
+        "markevery": max(1, len(x) // 8),
+        "markeredgecolor": PAPER,
+        "markersize": 6,
+        "label": style.label if label is None else label,
+    }
+    ax.plot(x, y, **(drawn | options))
+
+
+def band(ax: Axes, x: Any, lo: Any, hi: Any, method: str, *, index: int = 0) -> None:
+    """The interval around a curve; say in the caption which interval it is, and from how many runs."""
+    ax.fill_between(x, lo, hi, color=look(method, index).color, alpha=0.2, linewidth=0)
+
+
+def dots(
+    ax: Axes,
+    x: Any,
+    values: Any,
+    lo: Any,
+    hi: Any,
+    method: str,
+    *,
+    runs: Sequence[Sequence[float]] | None = None,
+    horizontal: bool = False,
+    index: int = 0,
+    label: str | None = None,
+) -> None:
+    """Estimates as dots with their intervals, and each run behind them as a small open circle.
+
+    Args:
+        ax: Where to draw.
+        x: Position of each estimate; shift methods a little apart so that none covers another.
+        values: The estimates.
+        lo: Lower ends of the intervals, in the units of ``values`` (not distances).
+        hi: Upper ends.
+        method: Whose color, marker and label to use.
+        runs: For each position the single results behind the estimate.
+        horizontal: Positions on the y axis, estimates on the x axis.
+        index: As in ``look``.
+        label: Another name than the method's.
+    """
+    style = look(method, index)
+
+    def draw(positions: Any, results: Any, *marker: str, **options: Any) -> None:
+        ax.plot(*((results, positions) if horizontal else (positions, results)), *marker, **options)
+
+    for position, low, high in zip(x, lo, hi, strict=True):
+        draw([position] * 2, [low, high], color=style.color, linewidth=2.2, zorder=2)
+    for position, results in zip(x, runs or [[]] * len(x), strict=True):
+        small = {"markersize": 4.5, "markerfacecolor": PAPER, "markeredgewidth": 1.2, "zorder": 2.5}
+        draw([position] * len(results), results, "o", color=style.color, **small)
+    name = style.label if label is None else label
+    halo = {"markeredgecolor": PAPER, "markersize": 8, "zorder": 3}
+    draw(x, values, style.marker, color=style.color, label=name, **halo)
+    ax.margins(**{"y" if horizontal else "x": 0.08})
+
+
+def heat(ax: Axes, matrix: Any, *, limit: float = 1.0) -> Any:
+    """A matrix of signed numbers: blue below zero, the page at zero, orange above, full at ``limit``."""
+    ax.grid(False)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return ax.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+
+
+def legend(ax: Axes, **options: Any) -> None:
+    """The names of what is drawn, in one row above the axes; for curves prefer ``label_ends``."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": 4, "borderaxespad": 0.2}
+    ax.legend(**({"handletextpad": 0.4, "columnspacing": 1.4, "borderpad": 0, **place} | options))
+
+
+def label_ends(ax: Axes) -> None:
+    """Write each curve's name at its end, apart where two would overlap; call it when all is drawn."""
+    for curve in ax.get_lines():
+        name = str(curve.get_label())
+        points = np.column_stack([np.asarray(values, dtype=float) for values in curve.get_data()])
+        points = points[np.isfinite(points).all(axis=1)]
+        if name.startswith("_") or not len(points):
+            continue
+        ax.annotate(
+            name,
+            points[-1],
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            color=curve.get_color(),
+            fontweight="bold",
+            fontsize=9.5,
+            gid="end-label",
+            annotation_clip=False,
+        )
+    spread_labels(ax)
+
+
+def spread_labels(ax: Axes) -> None:
+    """Move the labels at the ends of curves apart, as little as the size of the axes needs."""
+    labels = [text for text in ax.texts if isinstance(text, Annotation) and text.get_gid() == "end-label"]
+    if labels:
+        dpi = ax.get_figure().get_dpi()  # type: ignore[union-attr]
+        ends = np.array([ax.transData.transform(label.xy)[1] for label in labels])
+        places = spread(ends, gap=1.25 * 9.5 * dpi / 72)
+        for label, end, place in zip(labels, ends, places, strict=True):
+            label.set_position((9, (place - end) * 72 / dpi))
+
+
+def spread(ends: np.ndarray, gap: float) -> np.ndarray:
+    """The numbers closest to ``ends`` that keep their order and stand at least ``gap`` apart.
+
+    With ``k gap`` taken off the k-th smallest this asks for the closest non-decreasing sequence, which
+    pooling of neighbors that stand in the wrong order finds.
+    """
+    order = np.argsort(ends, kind="stable")
+    pools: list[tuple[float, int]] = []
+    for rank, which in enumerate(order):
+        pools.append((float(ends[which]) - rank * gap, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, m), (b, n) = pools[-2:]
+            pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    places = np.empty(len(ends))
+    means, counts = zip(*pools, strict=True)
+    places[order] = np.repeat(means, counts) + gap * np.arange(len(ends))
+    return places

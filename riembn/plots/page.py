@@ -1,0 +1,164 @@
+"""How does a figure or a table get onto a page, and follow its theme and its width?
+
+A figure is drawn as SVG twice, for a screen and for a phone. Its ink is the text color of the page, and each
+series has a tone for light and one for dark pages, so it looks the same in the book and in Jupyter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+
+from riembn.plots.draw import spread_labels
+from riembn.plots.palette import IN_CSS, STYLE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PHONE = 3.7  # inches: the text column of a phone
+
+_FIGURE_CSS = """<style>
+.riembn-figure { margin: 1.25rem 0 }
+.riembn-plot { overflow-x: auto }
+.riembn-plot svg { display: block; width: 100%; height: auto }
+.riembn-plot .riembn-phone { display: none }
+.riembn-wide-only svg { min-width: 34rem }
+@media (max-width: 600px) {
+  .riembn-plot .riembn-phone { display: block }
+  .riembn-plot:not(.riembn-wide-only) .riembn-screen { display: none }
+}
+</style>"""
+_TABLE_CSS = """<style>
+.riembn-table { overflow-x: auto; margin: 1.25rem 0 }
+.riembn-table caption { caption-side: top; text-align: left }
+.riembn-table .number { text-align: right; font-variant-numeric: tabular-nums }
+</style>"""
+
+
+def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone: bool = True) -> None:
+    """Put a figure on the page, with a caption for all readers and a text for those who do not see it.
+
+    Args:
+        fig: A figure made by ``figure``; it is closed.
+        caption: Best a question, then what to see. Plain text.
+        alt: What the figure shows, in a sentence or two, for a screen reader.
+        name: The anchor of the figure: ``name="drift"`` is reached by ``#fig-drift``.
+        phone: Draw it a second time for phones, panels of a row stacked. False: let phones scroll.
+
+    Raises:
+        ValueError: If ``caption`` or ``alt`` is empty.
+    """
+    from IPython.display import display
+
+    if not caption.strip() or not alt.strip():
+        raise ValueError("show: a figure needs a caption, and alt for readers who do not see it; pass both.")
+    drawings = _svg(fig, alt, "riembn-screen")
+    if phone := phone and _fit_phone(fig):
+        drawings += _svg(fig, alt, "riembn-phone")
+    plt.close(fig)
+    anchor = f' id="fig-{escape(name)}"' if name else ""
+    page = (
+        f'<figure class="riembn-figure"{anchor}>{_FIGURE_CSS}'
+        f'<div class="riembn-plot{"" if phone else " riembn-wide-only"}">{drawings}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+    display({"text/html": page, "text/plain": f"{caption} {alt}"}, raw=True)
+
+
+def table(
+    frame: pd.DataFrame, *, caption: str, formats: dict[str, str | Callable[[Any], str]] | None = None
+) -> None:
+    """Put a data frame on the page; a wide one scrolls on its own, and the index is left out.
+
+    Args:
+        frame: The columns to show, in their order; their names are the headers.
+        caption: What the numbers are, with their unit.
+        formats: For a column a format such as ``"{:.2f}"``, or a function from the value to its text.
+    """
+    from IPython.display import display
+
+    formats = formats or {}
+    number = {name: frame[name].dtype.kind in "iuf" or name in formats for name in frame.columns}
+
+    def cell(tag: str, name: Any, text: str) -> str:
+        kind = ' class="number"' if number[name] else ""
+        return f"<{tag}{kind}>{escape(text)}</{tag.split()[0]}>"
+
+    def text(name: Any, value: Any) -> str:
+        how = formats.get(name, "{}")
+        return how(value) if callable(how) else how.format(value)
+
+    head = "".join(cell('th scope="col"', name, str(name)) for name in frame.columns)
+    columns = [[cell("td", name, text(name, value)) for value in frame[name]] for name in frame.columns]
+    rows = "".join(f"<tr>{''.join(row)}</tr>" for row in zip(*columns, strict=True))
+    page = (
+        f'<div class="riembn-table" role="region" tabindex="0" aria-label="{escape(caption)}">{_TABLE_CSS}'
+        f'<table class="dataframe"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+    display({"text/html": page, "text/plain": frame.to_string(index=False)}, raw=True)
+
+
+def _svg(fig: Figure, alt: str, kind: str) -> str:
+    """The figure as one inline ``<svg>``: the same for the same figure, its colors taken from the page."""
+    drawing = io.StringIO()
+    fig.draw_without_rendering()  # lays the axes out, which says where the ends of the curves are
+    for ax in fig.axes:
+        spread_labels(ax)
+    with mpl.rc_context(STYLE):
+        fig.savefig(drawing, format="svg", metadata={"Date": None})
+    text = drawing.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's own font
+    text = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", text)  # numbers of artists, which nothing refers to
+    text = re.sub(r"\s*>\s+<", "><", re.sub(r" ?\n", " ", text))
+    for color, in_css in IN_CSS.items():
+        # both, because a browser that does not know light-dark() keeps the first
+        text = re.sub(rf"(fill|stroke): {color}", rf"\1: {color}; \1: {in_css}", text)
+    mark = hashlib.sha256((kind + text).encode()).hexdigest()[:8]  # ids of two figures must not collide
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>f{mark}-", text)
+    box = re.search(r'viewBox="[^"]*"', text)
+    opening = (
+        f'<svg class="{kind}" role="img" aria-label="{escape(alt)}" {box[0] if box else ""} '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'style="max-width: {96 * fig.get_figwidth():.0f}px; stroke-linejoin: round">'
+    )
+    return opening + text[text.index(">") + 1 :].strip()
+
+
+def _fit_phone(fig: Figure) -> bool:
+    """Make the figure as wide as a phone, panels of a row stacked; False for one that cannot be."""
+    grids = {spec.get_gridspec() for ax in fig.axes if (spec := ax.get_subplotspec())}
+    if len(grids) != 1:
+        return False
+    (grid,) = grids
+    panels = len(fig.axes)
+    if panels != grid.nrows * grid.ncols or min(grid.nrows, grid.ncols) > 1:
+        return False
+    height = fig.get_figheight()
+    if grid.ncols > 1:
+        stack = GridSpec(panels, 1, figure=fig)
+        named = [ax for ax in fig.axes if ax.get_xlabel()]
+        if len(named) == 1:  # one name under the whole row stands under the whole stack
+            label = named[0].get_xlabel()
+            named[0].set_xlabel("")
+            fig.axes[-1].set_xlabel(label)
+        for place, ax in enumerate(fig.axes):
+            ax.set_subplotspec(stack[place])
+            ax.tick_params(labelleft=True)
+        height *= panels
+    for ax in fig.axes:
+        if (names := ax.get_legend()) is not None:
+            names.set_ncols(2)
+    fig.set_size_inches(_PHONE, min(height, 3.2 * panels))
+    return True
