@@ -98,7 +98,10 @@ def dots(
     name = style.label if label is None else label
     halo = {"markeredgecolor": PAPER, "markersize": 8, "zorder": 3}
     draw(x, values, style.marker, color=style.color, label=name, **halo)
-    ax.margins(**{"y" if horizontal else "x": 0.08})
+    if horizontal:
+        ax.margins(y=0.08)
+    else:
+        ax.margins(x=0.08)
 
 
 def heat(ax: Axes, matrix: Any, *, limit: float = 1.0) -> Any:
@@ -112,7 +115,8 @@ def heat(ax: Axes, matrix: Any, *, limit: float = 1.0) -> Any:
 def legend(ax: Axes, **options: Any) -> None:
     """The names of what is drawn, in one row above the axes; for curves prefer ``label_ends``."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": 4, "borderaxespad": 0.2}
-    ax.legend(**({"handletextpad": 0.4, "columnspacing": 1.4, "borderpad": 0, **place} | options))
+    names = ax.legend(**({"handletextpad": 0.4, "columnspacing": 1.4, "borderpad": 0, **place} | options))
+    names.set_gid("one-row")
 
 
 def label_ends(ax: Axes) -> None:

@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from riembn.plots.draw import spread_labels
+from riembn.plots.draw import legend, spread_labels
 from riembn.plots.palette import IN_CSS, STYLE
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _fit_phone(fig: Figure) -> bool:
             ax.tick_params(labelleft=True)
         height *= panels
     for ax in fig.axes:
-        if (names := ax.get_legend()) is not None:
-            names.set_ncols(2)
+        if (names := ax.get_legend()) is not None and names.get_gid() == "one-row":
+            legend(ax, ncols=2)
     fig.set_size_inches(_PHONE, min(height, 3.2 * panels))
     return True
