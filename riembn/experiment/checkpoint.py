@@ -57,7 +57,9 @@ class Checkpoints:
             except Exception as error:  # whatever a damaged file makes torch raise
                 aside = path.with_suffix(".damaged")
                 path.replace(aside)
-                warnings.warn(f"checkpoint {path} is damaged ({error}); set aside as {aside.name}", stacklevel=2)
+                warnings.warn(
+                    f"checkpoint {path} is damaged ({error}); set aside as {aside.name}", stacklevel=2
+                )
         return None
 
     def keep_last(self) -> None:

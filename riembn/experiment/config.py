@@ -14,9 +14,9 @@ from typing import Any, Literal
 __all__ = ["METHODS", "RECIPE", "RunConfig"]
 
 # Raised whenever a change of code changes what an equal configuration computes: old records then keep their
-# own digests, and no run is mistaken for one of the new recipe. Version 1 means: initial weights, order of the
-# images, augmentation and dropout drawn from the seed as in stream.py and train.py; batches that run across
-# epoch borders; Nesterov momentum wherever the optimizer is plain SGD; Adam-G's eps 1e-8.
+# own digests, and no run is mistaken for one of the new recipe. Version 1 means: initial weights, order of
+# the images, augmentation and dropout drawn from the seed as in stream.py and train.py; batches that run
+# across epoch borders; Nesterov momentum wherever the optimizer is plain SGD; Adam-G's eps 1e-8.
 RECIPE = 1
 
 DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn")
@@ -232,7 +232,9 @@ def _network(field: str, value: Any) -> str:
     vgg = re.fullmatch(r"vgg-(11|13|16|19)", str(value))
     wrn = re.fullmatch(r"wrn-([1-9]\d*)-(0\.\d*[1-9]|[1-9]\d*(\.\d*[1-9])?)", str(value))
     if not (vgg or (wrn and int(wrn[1]) >= 10 and int(wrn[1]) % 6 == 4)):
-        raise _refused(field, value, "vgg-11, vgg-13, vgg-16, vgg-19, or wrn-DEPTH-WIDEN with depth 6n + 4 >= 10")
+        raise _refused(
+            field, value, "vgg-11, vgg-13, vgg-16, vgg-19, or wrn-DEPTH-WIDEN, DEPTH 10, 16, 22, …"
+        )
     return value
 
 
@@ -250,7 +252,9 @@ def _flag(field: str, value: Any) -> bool:
 
 def _epochs(field: str, value: Any) -> tuple[int, ...]:
     accepted = "whole numbers of at least 1, each larger than the one before, e.g. (60, 120, 160)"
-    if not isinstance(value, tuple | list) or any(isinstance(e, bool) or not isinstance(e, int) for e in value):
+    if not isinstance(value, tuple | list) or any(
+        isinstance(e, bool) or not isinstance(e, int) for e in value
+    ):
         raise TypeError(f"RunConfig: {field}={value!r} is not accepted; give {accepted}.")
     if any(after <= before for before, after in zip((0, *value), value, strict=False)):
         raise _refused(field, value, accepted)

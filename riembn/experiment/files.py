@@ -32,7 +32,8 @@ def write_whole(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise OSError(
-            error.errno, f"cannot write {path}: {error.strerror}; nothing was changed. Make room or choose another store"
+            error.errno,
+            f"cannot write {path}: {error.strerror}; nothing was changed. Make room, or choose another folder",
         ) from error
     finally:
         if temporary is not None:

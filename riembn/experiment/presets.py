@@ -16,7 +16,7 @@ _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
 # at these cells is ours, since no source gives the settings of Yi (2022).
 PAPER_CELLS = {"cifar10": _CIFAR_NETWORKS, "cifar100": _CIFAR_NETWORKS, "svhn": _SVHN_NETWORKS}
 
-# --- what the papers' numbers were made with (TensorFlow release of Cho and Lee) ------------------------------
+# --- what the papers' numbers were made with (TensorFlow release of Cho and Lee) ----------------------
 
 _METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},
@@ -56,7 +56,7 @@ _SVHN_RATE_DIVISOR = 10  # every rate of SVHN is a tenth of CIFAR's
 _WRN_DROPOUT = {"cifar10": 0.3, "cifar100": 0.3, "svhn": 0.4}
 
 
-# --- the small relatives: ours, sized by measured speed, not a paper's -----------------------------------------
+# --- the small relatives: ours, sized by measured speed, not a paper's ------------------------------------
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,7 @@ PROFILES = {
 _SMALL_DATASETS = tuple(profile.stand_in for profile in PROFILES.values())
 
 
-def preset(
-    name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **overrides: Any
-) -> RunConfig:
+def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **overrides: Any) -> RunConfig:
     """The configuration of one cell of the papers' tables, or of its small relative.
 
     With ``profile="paper"``: everything as in the TensorFlow release that made the papers' numbers. The other
@@ -126,7 +124,9 @@ def preset(
     """
     parts = name.split("/") if isinstance(name, str) else []
     if len(parts) != 3:
-        raise ValueError(f"preset: {name!r} is no preset; give NETWORK/DATASET/METHOD, e.g. wrn-28-10/cifar10/sgd-g.")
+        raise ValueError(
+            f"preset: {name!r} is no preset; give NETWORK/DATASET/METHOD: wrn-28-10/cifar10/sgd-g."
+        )
     network, dataset, method = parts
     if method not in METHODS:
         raise ValueError(f"preset: unknown method {method!r} in {name!r}; give one of {', '.join(METHODS)}.")
@@ -147,12 +147,14 @@ def preset(
 def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]:
     if network not in PAPER_CELLS.get(dataset, ()):
         cells = "; ".join(f"{data}: {', '.join(networks)}" for data, networks in PAPER_CELLS.items())
-        raise ValueError(f"preset: the papers have no cell {name!r}; with profile='paper' give one of {cells}.")
+        raise ValueError(f"preset: no cell of the papers is called {name!r}; profile='paper' has {cells}.")
     settings = {"network": network, "dataset": dataset, "method": method, **_EVERYWHERE}
     settings |= _SVHN if dataset == "svhn" else _CIFAR
     settings |= _METHOD_SETTINGS[method]
     if dataset == "svhn":
-        settings |= {rate: settings[rate] / _SVHN_RATE_DIVISOR for rate in ("lr", "rest_lr") if rate in settings}
+        settings |= {
+            rate: settings[rate] / _SVHN_RATE_DIVISOR for rate in ("lr", "rest_lr") if rate in settings
+        }
     if network.startswith("wrn"):
         settings["dropout"] = _WRN_DROPOUT[dataset]
     return settings
@@ -166,7 +168,9 @@ def _small(name: str, profile: Profile, network: str, dataset: str, method: str)
     RunConfig(network=network, dataset=dataset, method=method, epochs=1, lr=1.0)
     small, width = profile.wrn if network.startswith("wrn") else profile.vgg
     # A preset that names a small data set means it, when the profile's data set is not a smaller one.
-    stands_in = profile.stand_in if profile.stand_in == "digits" or dataset not in _SMALL_DATASETS else dataset
+    stands_in = (
+        profile.stand_in if profile.stand_in == "digits" or dataset not in _SMALL_DATASETS else dataset
+    )
     return {
         "network": small,
         "width": width,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .config import RECIPE, RunConfig, digest_of
+from .config import METHODS, RECIPE, RunConfig, digest_of
 
 if TYPE_CHECKING:
     import pandas
@@ -28,14 +28,16 @@ COLUMNS: dict[str, str] = {
     "test_error": "percent of the test set misclassified after the epoch",
     "angle": "radians a weight vector turned in a step: mean over vectors and probed steps",
     "clipped": "share of weight vectors whose projected gradient exceeded grad_clip at the probed steps",
-    "gradient_norm": "|w||h|, h the projected gradient, L^O included: mean over vectors and probed steps",
+    "gradient_norm": "|w||h|, h the projected gradient with L^O: mean over vectors and probed steps",
     "weight_norm": "mean norm of a weight vector after the epoch",
-    "effective_lr": "learning rate on the unit sphere after the epoch: lr/|w|^2 (mean) for sgd, lr for the others",
-    "orthogonality": "L^O/alpha after the epoch: sum over weights of |YY^T - I|^2/2, Y the vectors at unit length",
+    "effective_lr": "rate on the unit sphere after the epoch: mean lr/|w|^2 for sgd, lr for the others",
+    "orthogonality": "L^O/alpha after the epoch: sum over weights of |YY^T - I|^2/2, rows of unit length",
     "cosine": "root mean square cosine between two vectors of one weight after the epoch",
     "seconds": "wall time of the epoch's training, without evaluation",
     "images_per_second": "training speed of the epoch",
 }
+# Fields that can be None, and are numbers in a frame.
+_OPTIONAL_NUMBERS = ("train_size", "rest_lr", "rest_momentum", "grad_clip", "beta2")
 # Columns that two runs of one configuration do not share.
 TIMINGS = ("seconds", "images_per_second")
 
@@ -67,7 +69,9 @@ class Record:
         if (self.status == "diverged") != isinstance(self.diverged_step, int):
             raise ValueError(f"status {self.status!r} does not go with diverged_step={self.diverged_step!r}")
         if set(self.columns) != set(COLUMNS):
-            raise ValueError(f"columns differ from the schema's in {sorted(set(self.columns) ^ set(COLUMNS))}")
+            raise ValueError(
+                f"columns differ from the schema's in {sorted(set(self.columns) ^ set(COLUMNS))}"
+            )
         lengths = {name: len(values) for name, values in self.columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns are not equally long: {lengths}")
@@ -96,11 +100,18 @@ class Record:
         return result(self) == result(other)
 
     def frame(self) -> pandas.DataFrame:
-        """One row an epoch: the configuration's fields, digest and status, then the columns."""
+        """One row an epoch: the configuration's fields, digest and status, then the columns.
+
+        What does not apply is NaN; ``grad_clip`` is infinite where a method clips nothing.
+        """
         import pandas
 
-        frame = pandas.DataFrame(dict(self.columns))
+        numbers = {name: [math.nan if v is None else v for v in self.columns[name]] for name in COLUMNS}
+        frame = pandas.DataFrame(numbers)
         said = {**self.config.as_dict(), "drops": " ".join(map(str, self.config.drops))}
+        if said["grad_clip"] is None and "grad_clip" in METHODS[self.config.method]:
+            said["grad_clip"] = math.inf  # no bound: a value to group by, where NaN means no such thing
+        said |= {name: math.nan for name in _OPTIONAL_NUMBERS if said[name] is None}
         said |= {"digest": self.digest, "status": self.status}
         for place, (name, value) in enumerate(said.items()):
             frame.insert(place, name, value)
@@ -118,7 +129,9 @@ class Record:
             "environment": dict(self.environment),
         }
         lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}," for key, value in head.items()]
-        columns = [f"  {json.dumps(name)}: {json.dumps(self.columns[name], allow_nan=False)}" for name in COLUMNS]
+        columns = [
+            f"  {json.dumps(name)}: {json.dumps(self.columns[name], allow_nan=False)}" for name in COLUMNS
+        ]
         return "\n".join(["{", *lines, ' "columns": {', ",\n".join(columns), " }", "}"]) + "\n"
 
     @classmethod

@@ -20,7 +20,7 @@ __all__ = ["Store"]
 
 
 class Store:
-    """A folder with one JSON record a run, which git can keep, and a folder ``checkpoints``, which it ignores.
+    """A folder with one JSON record a run, which git keeps, and a folder ``checkpoints``, which it ignores.
 
     Several processes may use one store at once: a record is there whole or not at all, and a run is trained
     by one process at a time.
@@ -80,7 +80,9 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(error.errno, f"cannot make {folder}: {error.strerror}; choose another store") from error
+            raise OSError(
+                error.errno, f"cannot make {folder}: {error.strerror}; choose another store"
+            ) from error
         return FileLock(folder / f"{config.name}.lock")
 
     def _file(self, config: RunConfig) -> Path:
@@ -93,7 +95,7 @@ def read_record(path: Path) -> Record:
         return Record.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"Store: {path} is no record that can be read: {error}. Restore it from git, or remove it to run it again."
+            f"Store: {path} is no record that can be read: {error}. Restore it, or remove it to run it again."
         ) from error
 
 

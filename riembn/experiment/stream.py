@@ -8,12 +8,12 @@ and all methods see the same images in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
 
 import torch
 from torch import Tensor
 
-__all__ = ["balanced_subset", "batches", "seed_of", "steps_before"]
+__all__ = ["balanced_subset", "epoch_batches", "seed_of", "steps_before"]
 
 
 def steps_before(epoch: int, size: int, batch_size: int) -> int:
@@ -21,21 +21,23 @@ def steps_before(epoch: int, size: int, batch_size: int) -> int:
     return epoch * size // batch_size
 
 
-def batches(epoch: int, *, size: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """The indices of each batch of an epoch (counted from 0), shape ``(batch_size,)``, on the CPU."""
+def epoch_batches(epoch: int, *, size: int, batch_size: int, seed: int) -> Tensor:
+    """Which images the steps of an epoch (counted from 0) see: indices, shape ``(steps, batch_size)``."""
     first = steps_before(epoch, size, batch_size) * batch_size
     last = steps_before(epoch + 1, size, batch_size) * batch_size
     passes = range(first // size, -(-last // size))
     stream = torch.cat([_shuffled(size, seed, number) for number in passes])
     offset = passes.start * size
-    for start in range(first - offset, last - offset, batch_size):
-        yield stream[start : start + batch_size]
+    return stream[first - offset : last - offset].view(-1, batch_size)
 
 
 def balanced_subset(labels: Tensor, count: int) -> Tensor:
     """Indices of ``count`` examples, equally many a class up to one, the same on every call.
 
     A larger subset contains every smaller one.
+
+    Raises:
+        ValueError: If there are fewer examples than that.
     """
     if not 1 <= count <= len(labels):
         raise ValueError(f"train_size={count} is not accepted; the training set has {len(labels)} images.")
@@ -49,11 +51,12 @@ def balanced_subset(labels: Tensor, count: int) -> Tensor:
     return order[torch.argsort(occurrence, stable=True)[:count]]
 
 
-def seed_of(seed: int, epoch: int) -> int:
-    """A seed for what is drawn during an epoch: distinct for every pair of run seed and epoch."""
-    # Cantor's pairing keeps small seeds small and never meets itself, unlike seed + epoch.
-    return (seed + epoch) * (seed + epoch + 1) // 2 + epoch
+def seed_of(purpose: str, *numbers: int) -> int:
+    """A seed of its own for each purpose and numbers (seed of the run, epoch)."""
+    text = " ".join([purpose, *map(str, numbers)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def _shuffled(size: int, seed: int, number: int) -> Tensor:
-    return torch.randperm(size, generator=torch.Generator().manual_seed(seed_of(seed, number)))
+    generator = torch.Generator().manual_seed(seed_of("shuffle", seed, number))
+    return torch.randperm(size, generator=generator)

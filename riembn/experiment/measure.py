@@ -1,0 +1,121 @@
+"""How far do weight vectors turn in a step, how many are clipped, how long and how orthogonal are they?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..geometry import sphere, to_rows
+from ..optim import orthogonality, orthogonality_grad
+
+__all__ = ["PROBES", "Probe", "probed_steps"]
+
+PROBES = 8  # steps an epoch at which the motion is measured
+
+_LAYOUT = ("row_dim", "conv_groups", "channels_per_row")
+
+
+def probed_steps(steps: int) -> set[int]:
+    """Which of an epoch's steps are measured: `PROBES` of them, evenly spaced, or all if there are fewer."""
+    count = min(PROBES, steps)
+    return {int((k + 0.5) * steps / count) for k in range(count)}
+
+
+class Probe:
+    """Measures the weight vectors of an optimizer's param groups, whichever method moves them.
+
+    Everything is measured on the directions u = w/|w|, so that methods that keep lengths and methods that do
+    not compare: of a scale-invariant loss, |w| times the gradient at w is the gradient at u.
+
+    Args:
+        groups: Param groups of weights with their layout, as `riembn.Split.groups` gives them.
+        grad_clip: Bound whose excess is counted; None counts nothing.
+        alpha: Strength of L^O, whose gradient belongs to what is clipped.
+    """
+
+    def __init__(self, groups: Iterable[Mapping[str, Any]], *, grad_clip: float | None, alpha: float) -> None:
+        self._weights = [
+            (p, {key: group[key] for key in _LAYOUT if key in group})
+            for group in groups
+            for p in group["params"]
+        ]
+        self._grad_clip = grad_clip
+        self._alpha = alpha
+        self._before: list[Tensor] = []
+        self._seen: list[dict[str, Tensor]] = []
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Look at gradients and directions; to be followed by the step and `after_step`."""
+        self._before = []
+        lengths, exceeded = [], []
+        for p, layout in self._weights:
+            u, norm = self._directions(p, layout)
+            self._before.append(u.clone())  # u can be a view of weights that the step moves
+            if p.grad is None:
+                continue
+            scaled = to_rows(p.grad, **layout) * norm
+            if self._alpha:
+                scaled = scaled + orthogonality_grad(u, self._alpha)
+            length = torch.linalg.vector_norm(sphere.project_tangent(u, scaled), dim=-1)
+            lengths.append(length)
+            exceeded.append(length > (math.inf if self._grad_clip is None else self._grad_clip))
+        self._seen.append(
+            {"gradient_norm": torch.cat(lengths), "clipped": torch.cat(exceeded)} if lengths else {}
+        )
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Measure by which angle each vector has turned since `before_step`."""
+        angles = [
+            sphere.distance(before, self._directions(p, layout)[0])
+            for before, (p, layout) in zip(self._before, self._weights, strict=True)
+        ]
+        if angles:
+            self._seen[-1]["angle"] = torch.cat(angles)
+        self._before = []
+
+    def motion(self) -> dict[str, float | None]:
+        """Mean ``angle``, ``clipped`` and ``gradient_norm`` since the last call; None if unknown."""
+        means: dict[str, float | None] = {}
+        for name in ("angle", "clipped", "gradient_norm"):
+            found = [step[name].double().mean() for step in self._seen if name in step]
+            means[name] = float(torch.stack(found).mean()) if found else None
+        if self._grad_clip is None:
+            means["clipped"] = None
+        self._seen = []
+        return means
+
+    @torch.no_grad()
+    def state(self, lr: float, *, unit_free: bool) -> dict[str, float | None]:
+        """``weight_norm``, ``effective_lr``, ``orthogonality`` and ``cosine`` of the weights as they are.
+
+        Args:
+            lr: The learning rate.
+            unit_free: Whether it is already the rate on the unit sphere (every method but plain SGD).
+        """
+        if not self._weights:
+            return dict.fromkeys(("weight_norm", "effective_lr", "orthogonality", "cosine"))
+        norms, overlap, pairs = [], torch.zeros((), dtype=torch.float64), 0
+        for p, layout in self._weights:
+            u, norm = self._directions(p, layout)
+            norms.append(norm.double().flatten())
+            overlap += orthogonality(u).double().cpu()
+            pairs += len(u) * (len(u) - 1) // 2
+        length = torch.cat(norms)
+        return {
+            "weight_norm": float(length.mean()),
+            "effective_lr": lr if unit_free else float((lr / length.square()).mean()),
+            "orthogonality": float(overlap),
+            "cosine": math.sqrt(float(overlap) / pairs) if pairs else None,
+        }
+
+    def _directions(self, p: Tensor, layout: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Unit rows and their norms before, shapes ``(rows, fan_in)`` and ``(rows, 1)``."""
+        rows = to_rows(p.detach(), **layout).float()
+        norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+        return rows / norm, norm
