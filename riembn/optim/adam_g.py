@@ -1,0 +1,224 @@
+"""What is a step size on a sphere? Adam-G: an angle, set by one second moment a weight vector."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..geometry import row_view
+from .row_math import RowScalars, batches, clip_factor, clipped_tangent, orthogonality_term, safe_norm, store
+from .row_optimizer import RowOptimizer, check_range, dense_grad, layout
+
+__all__ = ["AdamG"]
+
+
+class AdamG(RowOptimizer):
+    r"""Adam on the sphere of each weight vector, with one second moment a vector (Adam-G).
+
+    With :math:`y` and the clipped Riemannian gradient :math:`\hat h` as in `SGDG`, at step t:
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1)\, \hat h, \qquad
+        v \leftarrow \beta_2 v + (1 - \beta_2)\, \|\hat h\|^2 \\
+        d &= -\eta\, \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}\, \frac{m}{\sqrt{v + \epsilon}} \\
+        w &\leftarrow \exp_y(d), \qquad m \leftarrow \Gamma_{y, d}(m)
+
+    Args:
+        params: As for `SGDG`; rows are brought to unit norm here, and again at each step.
+        lr: Learning rate, in radians: the first step turns every vector by ``lr`` (up to eps), and with the
+            default betas no later one by much more than ``2.35 * lr``.
+        betas: Decay rates of the first and the second moment, each in [0, 1).
+        eps: Added to the second moment, inside the root, beside the moment that is not yet corrected for its
+            start at zero.
+        grad_clip: Largest norm of a weight vector's Riemannian gradient, in radians; None for no clipping.
+        alpha: Weight of the orthogonality regularizer, as for `SGDG`.
+        foreach: As for `SGDG`.
+        fused: As for `SGDG`.
+
+    Raises:
+        ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
+            is zero or not finite. Nothing is changed then.
+
+    Unlike `torch.optim.Adam`, v is one number a weight vector, not one an entry, so a step does not depend on
+    the basis of the input; and eps stands inside the root. Without clipping, a gradient norm above 1.8e19
+    overflows v in float32 and stops that vector. State: ``exp_avg`` in the parameter's shape, ``exp_avg_sq``
+    of shape ``(rows,)``, ``step``. Another optimizer of this name, in the package pytorch_optimizer, is a
+    different algorithm.
+
+    Source: Cho and Lee (2017), arXiv:1709.09603, Adam-G, as their TensorFlow release runs it.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.05,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        grad_clip: float | None = 0.1,
+        alpha: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = dict(
+            lr=lr, betas=betas, eps=eps, grad_clip=grad_clip, alpha=alpha, foreach=foreach, fused=fused
+        )
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        super()._check_options(group)
+        betas = group["betas"]
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ValueError(f"AdamG: betas={betas!r}, but betas must be a pair of numbers in [0, 1).")
+        for i, beta in enumerate(betas):
+            check_range("AdamG", f"betas[{i}]", beta, 0, 1, open_high=True)
+        check_range("AdamG", "eps", group["eps"], 0, math.inf)
+        check_range("AdamG", "grad_clip", group["grad_clip"], 0, math.inf, none=True)
+        check_range("AdamG", "alpha", group["alpha"], 0, math.inf)
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        grads = [dense_grad(p, "AdamG") for p in params]
+        steps: list[int] = []
+        for p in params:
+            step = self.state[p].setdefault("step", torch.zeros((), dtype=torch.float32))
+            step += 1
+            steps.append(int(step))
+        adam_g(
+            params,
+            grads,
+            [self._state(p, "exp_avg") for p in params],
+            [self._row_state(p, "exp_avg_sq", group) for p in params],
+            steps,
+            layout=layout(group),
+            foreach=group["foreach"],
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            grad_clip=group["grad_clip"],
+            alpha=group["alpha"],
+        )
+
+
+def adam_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[int],
+    *,
+    layout: dict[str, Any],
+    foreach: bool | None = None,
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    """One step of Adam-G on lists of weights, gradients and moments, in place; see `AdamG`."""
+    path = _single_tensor_adam_g if foreach is False else _multi_tensor_adam_g
+    path(params, grads, exp_avgs, exp_avg_sqs, steps, layout, lr, betas, eps, grad_clip, alpha)
+
+
+def _single_tensor_adam_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[int],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    beta1, beta2 = betas
+    for p, grad, exp_avg, exp_avg_sq, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
+        weight, along = row_view(p, **layout)
+        m, _ = row_view(exp_avg, **layout)
+        y = weight.to(m.dtype)
+        y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
+        g = row_view(grad, **layout)[0].to(m.dtype)
+        if alpha:
+            g = g + orthogonality_term(y, p, alpha, layout)
+
+        h = clipped_tangent(y, g, along, grad_clip)
+        m.mul_(beta1).add_(h, alpha=1 - beta1)
+        v = exp_avg_sq.view([1 if d in along else n for d, n in enumerate(h.shape)])
+        v.mul_(beta2).add_(h.square().sum(along, keepdim=True), alpha=1 - beta2)
+
+        rate = lr * _bias_correction(betas, t) * _rsqrt(v + eps)
+        d = -rate * m
+        length = safe_norm(m, along)
+        angle = rate * length
+        cosine, sine = torch.cos(angle), torch.sin(angle)
+        weight.copy_(cosine * y + torch.sinc(angle / math.pi) * d)  # exp_y(d)
+        m.copy_(cosine * m + length * sine * y)  # m transported along d, which points against it
+
+
+def _multi_tensor_adam_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[int],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    beta1, beta2 = betas
+    second = {id(p): (v, t) for p, v, t in zip(params, exp_avg_sqs, steps, strict=True)}
+    for batch in batches(params, grads, [exp_avgs], layout):
+        ys, gs, (ms,) = batch.weights, batch.grads, batch.states
+        vs = [second[id(p)][0] for p in batch.params]
+        corrections = [_bias_correction(betas, second[id(p)][1]) for p in batch.params]
+        rows = RowScalars(ys, batch.along)
+        shrink = rows.norms(ys).reciprocal_()  # the unit rows are ys * shrink
+        if alpha:
+            torch._foreach_mul_(ys, rows.split(shrink))
+            shrink.fill_(1)
+            gs = [g + orthogonality_term(y, p, alpha, layout) for p, y, g in zip(batch.params, ys, gs, strict=True)]
+
+        # h is the projected gradient times `scale`, a power of two a row that keeps its square finite.
+        scale = rows.scales(gs)
+        hs = [g * s for g, s in zip(gs, rows.split(scale), strict=True)]
+        radial = rows.dots(ys, hs).mul_(shrink.square())
+        for h, y, r in zip(hs, ys, rows.split(radial.neg_()), strict=True):
+            h.addcmul_(y, r)
+        norm = rows.norms(hs)
+        factor = clip_factor(norm, scale, grad_clip)
+
+        torch._foreach_mul_(ms, beta1)
+        for m, h, f in zip(ms, hs, rows.split(factor * (1 - beta1)), strict=True):
+            m.addcmul_(h, f)
+        v = rows.join(vs).mul_(beta2).add_(norm.mul_(factor).square_(), alpha=1 - beta2)
+        torch._foreach_copy_(vs, list(v.split(rows.counts)))
+
+        rate = _rsqrt(v + eps).mul_(lr)
+        torch._foreach_mul_(list(rate.split(rows.counts)), corrections)
+        length = rows.norms(ms) if grad_clip is not None else rows.safe_norms(ms)
+        angle = rate * length
+        cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi).mul_(-rate)
+        rise = torch.sin(angle).mul_(length).mul_(shrink)
+        columns = (rows.split(c) for c in (cosine, cosine * shrink, sine_ratio, rise))
+        for y, m, h, c, c_y, s, r in zip(ys, ms, hs, *columns, strict=True):
+            torch.mul(y, r, out=h)
+            y.mul_(c_y).addcmul_(m, s)  # exp_y(d)
+            m.mul_(c).add_(h)  # m transported along d
+        store(batch, layout)
+
+
+def _bias_correction(betas: tuple[float, float], t: int) -> float:
+    return math.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t)
+
+
+def _rsqrt(x: Tensor) -> Tensor:
+    """1/sqrt(x), and 0 at 0: with eps = 0 a row that never had a gradient stays where it is."""
+    return torch.where(x > 0, x.rsqrt(), 0)

@@ -1,0 +1,136 @@
+"""How do two optimizers become one object that every scheduler, scaler and checkpoint accepts? `Combined`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from .row_optimizer import RowOptimizer
+
+__all__ = ["Combined"]
+
+
+class Combined(Optimizer):
+    """Several optimizers over disjoint parameters, as one `torch.optim.Optimizer`.
+
+    The groups of all parts stand in one ``param_groups``, the state of all parts in one ``state``, so that
+    ``torch.optim.lr_scheduler``, ``torch.amp.GradScaler``, ``state_dict`` and ``torch.distributed.checkpoint``
+    work as on any optimizer. Each group carries the number of its part under ``"part"``.
+
+    Args:
+        *parts: Freshly made optimizers that share no parameter and have no state yet.
+
+    Raises:
+        TypeError: If a part is not an optimizer.
+        ValueError: If there is no part, if a part already has state, or if a parameter is in two parts.
+
+    A scheduler that cycles momentum (`torch.optim.lr_scheduler.OneCycleLR`) cycles the ``momentum`` of the parts
+    that have one; the betas of an Adam-G part stay as they are.
+    """
+
+    def __init__(self, *parts: Optimizer) -> None:
+        if not parts:
+            raise ValueError("Combined: no optimizer given; pass one or more.")
+        for part in parts:
+            if not isinstance(part, Optimizer):
+                raise TypeError(f"Combined: got {type(part).__name__}, but every part must be a torch optimizer.")
+            if part.state:
+                raise ValueError(
+                    f"Combined: the {type(part).__name__} part already has state; combine before the first step."
+                )
+        self.parts = parts
+        groups = [{**group, "part": i} for i, part in enumerate(parts) for group in part.param_groups]
+        # What schedulers ask the defaults for: that there is a rate, and a momentum to cycle.
+        defaults = {"lr": parts[0].defaults["lr"]}
+        if any("momentum" in part.defaults for part in parts):
+            defaults["momentum"] = next(p.defaults["momentum"] for p in parts if "momentum" in p.defaults)
+        self._collecting = True
+        super().__init__(groups, defaults)
+        self._collecting = False
+        self._link()
+
+    _collecting = False
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the part whose number stands under ``"part"`` (default: the last part).
+
+        Raises:
+            ValueError: If there is no such part, a parameter is already in a group, or the part refuses it.
+        """
+        if self._collecting:
+            super().add_param_group(param_group)
+            return
+        number = param_group.get("part", len(self.parts) - 1)
+        if number not in range(len(self.parts)):
+            raise ValueError(f"Combined: part={number!r}, but the parts are 0 to {len(self.parts) - 1}.")
+        group = dict(param_group, part=number)
+        group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        present = {id(p) for g in self.param_groups for p in g["params"]}
+        if any(id(p) in present for p in group["params"]):
+            raise ValueError("Combined: a parameter of the new group is already in another group.")
+        part = self.parts[number]
+        part.add_param_group(group)  # fills in the part's own defaults, or refuses
+        self.param_groups.append(part.param_groups[-1])
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of every part.
+
+        Args:
+            closure: A function that evaluates the model anew and returns the loss; called once.
+
+        Returns:
+            The closure's loss, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._link()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.load_state_dict`.
+
+        Raises:
+            ValueError: If the groups differ in number, in size, or in the part they belong to.
+        """
+        saved = [group.get("part") for group in state_dict["param_groups"]]
+        own = [group["part"] for group in self.param_groups]
+        if saved != own:
+            raise ValueError(
+                f"Combined: the saved groups belong to parts {saved}, those of this optimizer to {own}; "
+                "build it with the same method, model and split as when it was saved."
+            )
+        super().load_state_dict(state_dict)
+        self._link()
+        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        kept = {p: state_dict["state"].get(i, {}) for p, i in zip(params, saved_ids, strict=True)}
+        for part in self.parts:
+            if isinstance(part, RowOptimizer):
+                part.restore_precision(kept)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._link()
+        return {**super().__getstate__(), "parts": self.parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "parts" in state:
+            self._link()
+
+    def __repr__(self) -> str:
+        self._link()
+        return f"Combined({', '.join(map(repr, self.parts))})"
+
+    def _link(self) -> None:
+        """Let the parts work on this object's groups and state, which loading replaces."""
+        for i, part in enumerate(self.parts):
+            part.param_groups = [group for group in self.param_groups if group["part"] == i]
+            part.state = self.state

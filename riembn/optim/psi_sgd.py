@@ -1,0 +1,152 @@
+"""What if we keep the length but ignore it? PSI-SGD: steps measured in units of the weight vector itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..geometry import row_view
+from .reference import SAFE_EXPONENT
+from .row_math import RowScalars, batches, compute_dtype, store
+from .row_optimizer import RowOptimizer, check_range, dense_grad, layout
+
+__all__ = ["PSISGD"]
+
+
+class PSISGD(RowOptimizer):
+    r"""Stochastic gradient descent on the manifold of positively scale-invariant weights (PSI-SGD).
+
+    For a weight vector w of any length and its Euclidean gradient g:
+
+    .. math::
+        m \leftarrow \mu m - \eta \|w\|^2 g, \qquad w \leftarrow w + m
+
+    If the loss does not change with the length of w, then starting from c w, c > 0, gives c times the same
+    trajectory: what is learned does not depend on the scale of the start. Without momentum the direction turns
+    by ``arctan(lr |g|)``, g taken at unit length, and the length can only grow.
+
+    Args:
+        params: As for `SGDG`; rows keep their scale.
+        lr: Learning rate, in radians per radian of gradient; it has no scale of the weights in it.
+        momentum: Share of the last step that is kept, in [0, 1).
+        foreach: As for `SGDG`.
+        fused: As for `SGDG`.
+
+    Raises:
+        ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
+            is zero or not finite. Nothing is changed then.
+
+    The length grows exponentially in the number of steps. A row whose largest entry leaves
+    :math:`[2^{-24}, 2^{24})` is therefore multiplied by a power of two, its momentum with it, which rounds
+    nothing and stays on the same point of the manifold. Weight decay would only change the length; there is
+    none. Only weights that really are scale-invariant belong here (`riembn.split`). State:
+    ``momentum_buffer`` in the parameter's shape, none with ``momentum=0``.
+
+    Source: Yi (2022), arXiv:2101.02916, by its abstract (the full text was not at hand); the update is derived
+    in the book's chapter on the PSI manifold.
+    """
+
+    unit_rows = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        *,
+        momentum: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(params, dict(lr=lr, momentum=momentum, foreach=foreach, fused=fused))
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        super()._check_options(group)
+        check_range("PSISGD", "momentum", group["momentum"], 0, 1, open_high=True)
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        momentum = group["momentum"]
+        psi_sgd(
+            params,
+            [dense_grad(p, "PSISGD") for p in params],
+            [self._state(p, "momentum_buffer") for p in params] if momentum else None,
+            layout=layout(group),
+            foreach=group["foreach"],
+            lr=group["lr"],
+            momentum=momentum,
+        )
+
+
+def psi_sgd(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor] | None,
+    *,
+    layout: dict[str, Any],
+    foreach: bool | None = None,
+    lr: float | Tensor,
+    momentum: float,
+) -> None:
+    """One step of PSI-SGD on lists of weights, gradients and momentum buffers, in place; see `PSISGD`."""
+    path = _single_tensor_psi_sgd if foreach is False else _multi_tensor_psi_sgd
+    path(params, grads, momentum_buffers, layout, lr, momentum)
+
+
+def _single_tensor_psi_sgd(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor] | None,
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+) -> None:
+    for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
+        weight, along = row_view(p, **layout)
+        dtype = compute_dtype(p.dtype)
+        scale = _rescue(torch.linalg.vector_norm(weight, ord=math.inf, dim=along, keepdim=True, dtype=dtype))
+        w = weight.to(dtype) * scale
+        g = row_view(grad, **layout)[0].to(dtype) / scale
+        step = -lr * w.square().sum(along, keepdim=True) * g
+        if momentum_buffers is not None:
+            m, _ = row_view(momentum_buffers[i], **layout)
+            step = m.mul_(momentum * scale).add_(step)
+        weight.copy_(w + step)
+
+
+def _multi_tensor_psi_sgd(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor] | None,
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+) -> None:
+    states = [] if momentum_buffers is None else [momentum_buffers]
+    for batch in batches(params, grads, states, layout):
+        ws, gs = batch.weights, batch.grads
+        rows = RowScalars(ws, batch.along)
+        scale = _rescue(rows.norms(ws, math.inf))
+        torch._foreach_mul_(ws, rows.split(scale))
+        rate = rows.norms(ws).square_().mul_(-lr).div_(scale)
+        if not batch.states:
+            for w, g, r in zip(ws, gs, rows.split(rate), strict=True):
+                w.addcmul_(g, r)
+        else:
+            (ms,) = batch.states
+            torch._foreach_mul_(ms, rows.split(scale.mul_(momentum)))
+            for m, g, r in zip(ms, gs, rows.split(rate), strict=True):
+                m.addcmul_(g, r)
+            torch._foreach_add_(ws, ms)
+        store(batch, layout)
+
+
+def _rescue(largest: Tensor) -> Tensor:
+    """1 where a row's largest entry is in the safe range, else the power of two that brings it to [1/2, 1)."""
+    exponent = torch.frexp(largest).exponent
+    safe = (exponent > -SAFE_EXPONENT) & (exponent <= SAFE_EXPONENT)
+    limit = 126 if largest.dtype == torch.float32 else 1022
+    away = torch.where(safe, 0, -exponent).clamp(-limit, limit)
+    return torch.ldexp(torch.ones_like(largest), away)

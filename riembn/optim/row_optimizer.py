@@ -1,0 +1,180 @@
+"""What the optimizers share: every parameter is a stack of weight vectors, checked before any is touched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from ..geometry import row_count, row_view
+from .row_math import compute_dtype
+
+LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}
+"""Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`."""
+
+
+class RowOptimizer(Optimizer):
+    """Base of `SGDG`, `AdamG` and `PSISGD`: parameter checks, unit rows, state that keeps its precision."""
+
+    unit_rows = True
+    _ready = True  # False while the constructor collects groups: nothing is normalized until all are checked
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._ready = False
+        super().__init__(params, {**defaults, **LAYOUT})
+        self._ready = True
+        for group in self.param_groups:
+            self._to_unit_rows(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            self._check_options(group)
+            names = group.get("param_names") or [None] * len(group["params"])
+            for index, (name, p) in enumerate(zip(names, group["params"], strict=True)):
+                self._check_rows(p, f"{name!r}" if name else f"number {index} of its group", group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()  # a refused group leaves the optimizer as it was
+            raise
+        if self._ready:
+            self._to_unit_rows(group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.load_state_dict`; state of half-precision weights stays float32."""
+        super().load_state_dict(state_dict)
+        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        own = [p for group in self.param_groups for p in group["params"]]
+        self.restore_precision({p: state_dict["state"].get(i, {}) for p, i in zip(own, saved, strict=True)})
+
+    def restore_precision(self, saved: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        """Take float32 state from ``saved`` again for half-precision weights, to whose type torch has cast it."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                wide = compute_dtype(p.dtype)
+                for key, value in saved.get(p, {}).items() if wide != p.dtype else ():
+                    if isinstance(value, Tensor) and value.is_floating_point():
+                        self.state[p][key] = value.detach().to(self.state[p][key].device, wide, copy=True)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One optimization step.
+
+        Args:
+            closure: A function that evaluates the model anew and returns the loss; optional.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RuntimeError: If a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group, [p for p in group["params"] if p.grad is not None and p.numel()])
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        raise NotImplementedError
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for a hyper-parameter outside its range."""
+        name = type(self).__name__
+        check_range(name, "lr", group["lr"], 0, math.inf)
+        if group["foreach"] and group["fused"]:
+            raise ValueError(f"{name}: foreach=True and fused=True exclude each other; leave one at None.")
+        if group["fused"]:
+            raise ValueError(
+                f"{name}: fused=True, but this version has no fused kernels; leave fused=None for the fastest path."
+            )
+
+    def _check_rows(self, p: Tensor, which: str, group: dict[str, Any]) -> None:
+        """Raise unless ``p`` is a stack of finite, non-zero weight vectors."""
+        name, shape = type(self).__name__, tuple(p.shape)
+        if p.dim() < 2:
+            raise ValueError(
+                f"{name}: parameter {which} has shape {shape}, but weight vectors are the rows of tensors with "
+                "two or more dimensions; give biases and normalization scales to another optimizer "
+                "(riembn.build_optimizer does so)."
+            )
+        if not p.dtype.is_floating_point:
+            raise ValueError(f"{name}: parameter {which} is {p.dtype}; only real floating-point weights are accepted.")
+        view, along = row_view(p.detach(), **layout(group))
+        if not p.numel():
+            return
+        norms = torch.linalg.vector_norm(view, dim=along, dtype=compute_dtype(p.dtype))
+        bad = torch.nonzero((norms.flatten() == 0) | ~norms.flatten().isfinite())
+        if len(bad):
+            row = int(bad[0])
+            raise ValueError(
+                f"{name}: row {row} of parameter {which}, shape {shape}, has norm {float(norms.flatten()[row]):g} "
+                "and so no direction; "
+                "reinitialize that row, or leave this parameter to another optimizer."
+            )
+
+    def _to_unit_rows(self, group: dict[str, Any]) -> None:
+        if not self.unit_rows:
+            return
+        with torch.no_grad():
+            for p in group["params"]:
+                if p.numel():
+                    view, along = row_view(p, **layout(group))
+                    wide = view.to(compute_dtype(p.dtype))
+                    view.copy_(wide / torch.linalg.vector_norm(wide, dim=along, keepdim=True))
+
+    def _state(self, p: Tensor, key: str) -> Tensor:
+        """The state tensor ``key`` in ``p``'s shape, made of zeros at first; float32 for half precision."""
+        state = self.state[p]
+        if key not in state:
+            state[key] = torch.zeros_like(p, dtype=compute_dtype(p.dtype), memory_format=torch.preserve_format)
+        return state[key]
+
+    def _row_state(self, p: Tensor, key: str, group: dict[str, Any]) -> Tensor:
+        """The state tensor ``key`` with one value a row, shape ``(rows,)``."""
+        state = self.state[p]
+        if key not in state:
+            state[key] = p.new_zeros(row_count(p, **layout(group)), dtype=compute_dtype(p.dtype))
+        return state[key]
+
+
+def layout(group: dict[str, Any]) -> dict[str, Any]:
+    """The layout keys of a param group, as keyword arguments for `riembn.geometry`."""
+    return {key: group[key] for key in LAYOUT}
+
+
+def check_range(
+    caller: str, name: str, value: Any, low: float, high: float, *, open_high: bool = False, none: bool = False
+) -> None:
+    """Raise ValueError unless ``value`` is a finite number (or one-element tensor) in the range."""
+    end = ")" if open_high else "]"
+    accepted = f"a finite number >= {low:g}" if high == math.inf else f"a number in [{low:g}, {high:g}{end}"
+    if none:
+        accepted += ", or None"
+    if value is None and none:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype.is_floating_point:
+        if value.device.type != "cpu":
+            return  # reading it would wait for the device
+        is_number, value = True, value.item()
+    if not is_number or not math.isfinite(value) or not low <= value <= high or (open_high and value == high):
+        raise ValueError(f"{caller}: {name}={value!r}, but {name} must be {accepted}.")
+
+
+def dense_grad(p: Tensor, caller: str) -> Tensor:
+    """The gradient of ``p``, refused if sparse; never written to."""
+    assert p.grad is not None
+    if p.grad.is_sparse:
+        raise RuntimeError(
+            f"{caller}: a sparse gradient for a weight of shape {tuple(p.shape)}; rows on a sphere need dense "
+            "gradients (nn.Embedding: set sparse=False)."
+        )
+    return p.grad
+

@@ -1,0 +1,187 @@
+"""How does momentum walk on a sphere? SGD-G: geodesic steps, with the velocity carried along."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ..geometry import row_view
+from .row_math import RowScalars, batches, clip_factor, clipped_tangent, orthogonality_term, safe_norm, store
+from .row_optimizer import RowOptimizer, check_range, dense_grad, layout
+
+__all__ = ["SGDG"]
+
+
+class SGDG(RowOptimizer):
+    r"""Stochastic gradient descent on the sphere of each weight vector (SGD-G).
+
+    For a weight vector :math:`w`, its Euclidean gradient :math:`g` and the last displacement :math:`\tau`:
+
+    .. math::
+        y &= w / \|w\|, \qquad h = g - \langle y, g\rangle\, y, \qquad \hat h = h \min(1, \nu / \|h\|) \\
+        d &= \gamma \tau - \eta \hat h \\
+        w &\leftarrow \exp_y(d), \qquad \tau \leftarrow \Gamma_{y, d}(d)
+
+    where exp is the exponential map of the sphere and :math:`\Gamma_{y,d}` its parallel transport along d.
+
+    Args:
+        params: Weights of two or more dimensions, or param groups, or ``split(...).groups()``. Each is a stack
+            of weight vectors, one an output channel (dim 0) unless its group's ``row_dim``, ``conv_groups``
+            and ``channels_per_row`` say otherwise (`riembn.geometry.rows`). Rows are brought to unit norm
+            here, and again at each step.
+        lr: Learning rate: radians of rotation per radian of clipped gradient. A number or a one-element
+            tensor.
+        momentum: Share of the last displacement that is kept, in [0, 1).
+        grad_clip: Largest norm of a weight vector's Riemannian gradient, in radians; None for no clipping.
+            With it no step turns a vector by more than ``lr * grad_clip / (1 - momentum)``.
+        alpha: Weight of the orthogonality regularizer, whose gradient is added before the projection; costs
+            two matrix products a weight.
+        foreach: Use the implementation over lists of tensors (True), the loop over tensors (False), or the
+            faster one (None).
+        fused: Use fused kernels; None takes them where they exist.
+
+    Raises:
+        ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
+            is zero or not finite. Nothing is changed then.
+
+    Unlike `torch.optim.SGD`, the learning rate is inside the momentum: after a drop of the rate the
+    displacement of the old rate is still carried on and decays as momentum**k. There is no weight decay, which
+    has no effect on a direction. A row whose gradient is not finite becomes NaN, and no other row does.
+    ``p.grad`` is never written to. State: ``momentum_buffer``, in the parameter's shape, float32 for
+    half-precision weights; those are stored rounded, so small steps are lost: keep float32 master weights.
+
+    Source: Cho and Lee (2017), arXiv:1709.09603, SGD-G, as their TensorFlow release runs it.
+
+    >>> weight = torch.nn.Parameter(torch.randn(8, 4, 3, 3))
+    >>> optimizer = SGDG([weight], lr=0.2)
+    >>> weight.square().sum().backward()
+    >>> _ = optimizer.step()
+    >>> weight.detach().flatten(1).norm(dim=1).allclose(torch.ones(8))
+    True
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.2,
+        *,
+        momentum: float = 0.9,
+        grad_clip: float | None = 0.1,
+        alpha: float = 0.0,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = dict(
+            lr=lr, momentum=momentum, grad_clip=grad_clip, alpha=alpha, foreach=foreach, fused=fused
+        )
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: dict[str, Any]) -> None:
+        super()._check_options(group)
+        check_range("SGDG", "momentum", group["momentum"], 0, 1, open_high=True)
+        check_range("SGDG", "grad_clip", group["grad_clip"], 0, math.inf, none=True)
+        check_range("SGDG", "alpha", group["alpha"], 0, math.inf)
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        sgd_g(
+            params,
+            [dense_grad(p, "SGDG") for p in params],
+            [self._state(p, "momentum_buffer") for p in params],
+            layout=layout(group),
+            foreach=group["foreach"],
+            lr=group["lr"],
+            momentum=group["momentum"],
+            grad_clip=group["grad_clip"],
+            alpha=group["alpha"],
+        )
+
+
+def sgd_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    *,
+    layout: dict[str, Any],
+    foreach: bool | None = None,
+    lr: float | Tensor,
+    momentum: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    """One step of SGD-G on lists of weights, gradients and momentum buffers, in place; see `SGDG`."""
+    path = _single_tensor_sgd_g if foreach is False else _multi_tensor_sgd_g
+    path(params, grads, momentum_buffers, layout, lr, momentum, grad_clip, alpha)
+
+
+def _single_tensor_sgd_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    for p, grad, buffer in zip(params, grads, momentum_buffers, strict=True):
+        weight, along = row_view(p, **layout)
+        tau, _ = row_view(buffer, **layout)
+        y = weight.to(tau.dtype)
+        y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
+        g = row_view(grad, **layout)[0].to(tau.dtype)
+        if alpha:
+            g = g + orthogonality_term(y, p, alpha, layout)
+
+        h = clipped_tangent(y, g, along, grad_clip)
+        d = momentum * tau - lr * h
+        angle = safe_norm(d, along)
+        cosine, sine = torch.cos(angle), torch.sin(angle)
+        weight.copy_(cosine * y + torch.sinc(angle / math.pi) * d)  # exp_y(d)
+        tau.copy_(cosine * d - angle * sine * y)  # d transported along itself
+
+
+def _multi_tensor_sgd_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    for batch in batches(params, grads, [momentum_buffers], layout):
+        ys, gs, (ds,) = batch.weights, batch.grads, batch.states
+        rows = RowScalars(ys, batch.along)
+        shrink = rows.norms(ys).reciprocal_()  # the unit rows are ys * shrink
+        if alpha:
+            torch._foreach_mul_(ys, rows.split(shrink))
+            shrink.fill_(1)
+            gs = [g + orthogonality_term(y, p, alpha, layout) for p, y, g in zip(batch.params, ys, gs, strict=True)]
+
+        # h is the projected gradient times `scale`, a power of two a row that keeps its square finite.
+        scale = rows.scales(gs)
+        hs = [g * s for g, s in zip(gs, rows.split(scale), strict=True)]
+        radial = rows.dots(ys, hs).mul_(shrink.square())
+        for h, y, r in zip(hs, ys, rows.split(radial.neg_()), strict=True):
+            h.addcmul_(y, r)
+
+        # d = momentum * tau - lr * h, in the memory of tau
+        torch._foreach_mul_(ds, momentum)
+        rate = clip_factor(rows.norms(hs), scale, grad_clip).mul_(-lr)
+        for d, h, c in zip(ds, hs, rows.split(rate), strict=True):
+            d.addcmul_(h, c)
+
+        angle = rows.norms(ds) if grad_clip is not None else rows.safe_norms(ds)
+        cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi)
+        fall = torch.sin(angle).mul_(angle).mul_(shrink)
+        columns = (rows.split(c) for c in (cosine, cosine * shrink, sine_ratio, fall))
+        for y, d, h, c, c_y, s, f in zip(ys, ds, hs, *columns, strict=True):
+            torch.mul(y, f, out=h)
+            y.mul_(c_y).addcmul_(d, s)  # exp_y(d)
+            d.mul_(c).sub_(h)  # d transported along itself
+        store(batch, layout)
