@@ -77,10 +77,13 @@ def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Gene
         A new tensor, type and shape of ``images``; image i stays at position i.
 
     Raises:
-        ValueError: If ``padding`` is negative or not less than the sides.
+        ValueError: If ``images`` has not four dimensions, or ``padding`` is negative or not below the sides.
 
     Source: Cho and Lee (2017), the TensorFlow release's augmentation of CIFAR.
     """
+    if images.dim() != 4:
+        given = f"images of shape {tuple(images.shape)}"
+        raise ValueError(f"reflect_crop_flip: {given}; give (n, channels, height, width).")
     n, channels, height, width = images.shape
     if not 0 <= padding < min(height, width):
         given = f"padding={padding} for images of {height}x{width}"
@@ -93,8 +96,9 @@ def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Gene
     columns = torch.arange(width, device=images.device)
     columns = torch.where(flip[:, None], columns.flip(0), columns)
     columns = _reflect(columns + left[:, None], width)  # (n, width)
-    source = (rows[:, :, None] * width + columns[:, None, :]).reshape(n, 1, -1).expand(-1, channels, -1)
-    return images.reshape(n, channels, -1).gather(2, source).view(n, channels, height, width)
+    source = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, height * width)
+    flat = images.reshape(n, channels, height * width)
+    return flat.gather(2, source.expand(flat.shape)).view(images.shape)
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:

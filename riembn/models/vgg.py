@@ -71,7 +71,7 @@ def vgg(depth: int, num_classes: int = 10, width: float = 1.0, in_channels: int 
     Source: the TensorFlow release of Cho and Lee (2017),
     github.com/MinhyungCho/riemannian-batch-normalization.
     """
+    integer("vgg", depth=depth, num_classes=num_classes, in_channels=in_channels)
     if depth not in _REPEATS:
-        raise ValueError(f"vgg: depth={depth!r}; give one of {', '.join(map(str, _REPEATS))}.")
-    integer("vgg", num_classes=num_classes, in_channels=in_channels)
+        raise ValueError(f"vgg: depth={depth}; give one of {', '.join(map(str, _REPEATS))}.")
     return VGG(_REPEATS[depth], scaled("vgg", "width", width, _WIDTHS), in_channels, num_classes)

@@ -1,0 +1,386 @@
+"""The networks are the papers' ones: sizes, structure, normalization, initialization."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from riembn.models import BatchNorm, build, vgg, wide_resnet
+
+
+def on_meta(network: str, **arguments: float) -> nn.Module:
+    with torch.device("meta"):
+        return build(network, num_classes=10, in_channels=3, **arguments)
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def batch(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "network, parameters, tensors, vectors, on_manifold",
+    [  # by the release's rule: a convolution with more inputs than outputs
+        ("wrn-28-10", 36_479_194, 24, 8_816, 36_173_232),
+        ("wrn-40-10", 55_841_754, 36, 13_296, 55_526_832),
+        ("wrn-16-4", 2_748_890, 13, 1_808, 2_700_720),
+        ("wrn-22-8", 17_158_106, 19, 5_392, 16_976_304),
+        ("vgg-13", 9_935_434, 9, 2_880, 9_400_320),
+        ("vgg-19", 20_554_826, 15, 5_440, 20_017_152),
+    ],
+)
+def test_parameter_counts_are_the_releases(
+    network: str, parameters: int, tensors: int, vectors: int, on_manifold: int
+) -> None:
+    model = on_meta(network)
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    undercomplete = [w for w in weights if w[0].numel() > w.shape[0]]
+    assert count(model) == parameters
+    assert len(undercomplete) == tensors
+    assert sum(w.shape[0] for w in undercomplete) == vectors
+    assert sum(w.numel() for w in undercomplete) == on_manifold
+
+
+@pytest.mark.parametrize("network", ["vgg-11", "vgg-13", "vgg-16", "vgg-19", "wrn-10-1", "wrn-16-2"])
+@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_output_is_one_row_of_logits_an_image(network: str, size: int, channels: int) -> None:
+    model = build(network, num_classes=7, in_channels=channels, width=0.1)
+    assert model(batch(3, channels, size, size)).shape == (3, 7)
+
+
+@pytest.mark.parametrize("size, pools", [(1, 0), (2, 1), (8, 3), (28, 4), (32, 5), (63, 5)])
+def test_vgg_pools_until_one_pixel_is_left(size: int, pools: int) -> None:
+    model = vgg(11, width=0.05).eval()
+    calls: list[int] = []
+    model.pool.register_forward_hook(lambda *_: calls.append(1))
+    assert model(batch(1, 3, size, size)).shape == (1, 10)
+    assert len(calls) == pools
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (96, 96), (8, 16)])
+def test_vgg_refuses_images_that_leave_a_larger_map(height: int, width: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"vgg: images of {height}x{width} leave a map of .* below 64"
+    ) as caught:
+        vgg(11, width=0.05).eval()(batch(1, 3, height, width))
+    assert "\n" not in str(caught.value)
+
+
+def test_vgg_has_beta_only_and_its_layers_in_order() -> None:
+    model = on_meta("vgg-16")
+    widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    kinds = [type(m).__name__ for m in model.modules() if not list(m.children())]
+    pairs = ["BatchNorm", "ReLU"]
+    assert [k for k in kinds if k != "MaxPool2d"] == (
+        (["Conv2d", *pairs]) * 13 + ["Flatten"] + (["Linear", *pairs]) * 2 + ["Linear"]
+    )
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    assert all(m.weight is None and m.bias is not None for m in norms)
+    with_bias = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None]
+    assert [m.out_features for m in with_bias] == [10]
+
+
+def test_width_rounds_and_keeps_at_least_one_channel() -> None:
+    assert [m.out_channels for m in vgg(11, width=1e-9).modules() if isinstance(m, nn.Conv2d)] == [1] * 8
+    halves = on_meta("vgg-11", width=0.49)
+    assert halves.stages[0][0].out_channels == 31  # 31.36
+    narrow = wide_resnet(10, 0.01)
+    assert [group[0].conv1.out_channels for group in narrow.groups] == [1, 1, 1]
+    assert on_meta("wrn-10-4", width=0.5).groups[2][0].conv1.out_channels == 128
+
+
+# Wide residual networks
+
+
+def test_wrn_shortcut_is_a_convolution_only_where_the_shape_changes() -> None:
+    def shortcuts(model: nn.Module) -> list[list[bool]]:
+        return [[block.shortcut is not None for block in group] for group in model.groups]
+
+    assert shortcuts(wide_resnet(16, 2)) == [[True, False]] * 3
+    assert shortcuts(wide_resnet(16, 1)) == [[False, False], [True, False], [True, False]]
+    strides = [[block.conv1.stride[0] for block in group] for group in wide_resnet(16, 1).groups]
+    assert strides == [[1, 1], [2, 1], [2, 1]]
+
+
+def test_wrn_convolution_shortcut_reads_the_first_normalized_output_and_identity_the_input() -> None:
+    changing, keeping = wide_resnet(16, 2).double().groups[1]
+    for block in (changing, keeping):
+        nn.init.zeros_(block.conv2.weight)  # leaves the shortcut alone
+        nn.init.normal_(block.bn1.weight)
+        nn.init.normal_(block.bn1.bias)
+    x = batch(4, 32, 8, 8, dtype=torch.float64)
+    normalized = functional.batch_norm(x, None, None, changing.bn1.weight, changing.bn1.bias, training=True)
+    expected = functional.conv2d(normalized.relu(), changing.shortcut.weight, stride=2)
+    assert torch.allclose(changing(x), expected, atol=1e-12)
+    y = batch(4, 64, 4, 4, dtype=torch.float64)
+    assert torch.equal(keeping(y), y)
+
+
+def test_wrn_branch_is_pre_activated_with_dropout_before_the_second_convolution() -> None:
+    block = wide_resnet(10, 2, dropout=0.4).groups[2][0]
+    seen: dict[str, Tensor] = {}
+    for name in ("bn1", "conv1", "bn2", "dropout", "conv2"):
+        layer = getattr(block, name)
+        layer.register_forward_hook(
+            lambda _, given, out, name=name: seen.update({name: given[0], name + ">": out})
+        )
+    x = batch(16, 64, 8, 8)
+    output = block(x)
+    assert torch.equal(seen["bn1"], x)
+    assert torch.equal(seen["conv1"], seen["bn1>"].relu())
+    assert torch.equal(seen["bn2"], seen["conv1>"])
+    assert torch.equal(seen["dropout"], seen["bn2>"].relu())
+    assert torch.equal(seen["conv2"], seen["dropout>"])
+    assert torch.equal(output, seen["conv2>"] + block.shortcut(seen["conv1"]))
+    alive = seen["dropout"] > 0
+    dropped = (seen["conv2"][alive] == 0).double().mean()
+    assert abs(dropped - 0.4) < 0.02  # about 16,000 entries: standard error 0.004
+
+
+def test_dropout_changes_training_only() -> None:
+    model = wide_resnet(10, 1, dropout=0.5)
+    x = batch(4, 3, 8, 8)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+# Batch normalization
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (4, 5, 3), (4, 5, 3, 3)])
+@pytest.mark.parametrize("gamma", [True, False])
+def test_batch_norm_equals_its_formula_in_training_and_evaluation(
+    shape: tuple[int, ...], gamma: bool
+) -> None:
+    norm = BatchNorm(5, gamma=gamma).double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    scale = norm.weight if gamma else torch.ones(5, dtype=torch.float64)
+    running_mean, running_var = torch.zeros(5).double(), torch.ones(5).double()
+
+    def rows(z: Tensor) -> Tensor:
+        return z.movedim(1, -1).reshape(-1, 5)
+
+    for step in range(3):
+        x = 2 * batch(*shape, seed=step, dtype=torch.float64) + 1
+        mean, var = rows(x).mean(0), rows(x).var(0, correction=0)
+        expected = scale * (rows(x) - mean) / (var + 1e-5).sqrt() + norm.bias
+        assert torch.allclose(rows(norm(x)), expected, atol=1e-12)
+        running_mean = 0.99 * running_mean + 0.01 * mean
+        running_var = 0.99 * running_var + 0.01 * var
+    assert torch.allclose(norm.running_mean, running_mean, atol=1e-14)
+    assert torch.allclose(norm.running_var, running_var, atol=1e-14)
+    assert norm.num_batches_tracked == 3
+    norm.eval()
+    expected = scale * (rows(x) - running_mean) / (running_var + 1e-5).sqrt() + norm.bias
+    assert torch.allclose(rows(norm(x)), expected, atol=1e-12)
+    assert norm.num_batches_tracked == 3
+
+
+def test_batch_norm_gradients_are_those_of_torch() -> None:
+    ours, torchs = BatchNorm(4).double(), nn.BatchNorm2d(4).double()
+    inputs = [batch(3, 4, 5, 5, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    for norm, x in zip((ours, torchs), inputs, strict=True):
+        (norm(x).sigmoid() ** 2).sum().backward()
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-14)
+    assert torch.allclose(ours.weight.grad, torchs.weight.grad, atol=1e-12)
+    assert torch.allclose(ours.bias.grad, torchs.bias.grad, atol=1e-12)
+
+
+def test_batch_norm_without_gamma_is_a_batch_norm_with_one_parameter() -> None:
+    norm = BatchNorm(4, gamma=False)
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert [name for name, _ in norm.named_parameters()] == ["bias"]
+    nn.init.ones_(norm.bias)
+    norm(batch(8, 4))
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(norm))
+    assert [name for name, _ in synced.named_parameters()] == ["bias"]
+    assert torch.equal(synced.bias, norm.bias)
+    other = BatchNorm(4, gamma=False)
+    other.load_state_dict(norm.state_dict())
+    assert torch.equal(other.running_var, norm.running_var)
+    norm.reset_parameters()
+    assert not norm.bias.any() and (norm.running_var == 1).all() and norm.num_batches_tracked == 0
+
+
+def test_batch_norm_without_momentum_averages_all_batches() -> None:
+    norm = BatchNorm(3)
+    norm.momentum = None  # as torch.optim.swa_utils.update_bn sets it
+    batches = [batch(6, 3, seed=step) + step for step in range(4)]
+    for x in batches:
+        norm(x)
+    variance = torch.stack([x.var(0, correction=0) for x in batches]).mean(0)
+    assert torch.allclose(norm.running_mean, torch.stack(batches).mean((0, 1)), atol=1e-6)
+    assert torch.allclose(norm.running_var, variance, atol=1e-6)
+
+
+def test_two_forward_passes_may_come_before_one_backward() -> None:
+    model = wide_resnet(10, 1)
+    (model(batch(2, 3, 8, 8)) + model(batch(2, 3, 8, 8, seed=1))).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_batch_norm_refuses_what_has_no_channels() -> None:
+    for norm in (BatchNorm(3), BatchNorm(3).eval()):
+        with pytest.raises(ValueError, match=r"BatchNorm: got an input of shape \(3,\)"):
+            norm(batch(3))
+
+
+# What the normalization makes invariant
+
+
+def exact(model: nn.Module) -> nn.Module:
+    """Float64 and an eps that vanishes beside any variance: scale invariance up to rounding."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.eps = 1e-300  # torch refuses 0
+    return model.double()
+
+
+def loss(model: nn.Module) -> Tensor:
+    labels = torch.arange(16) % 10
+    return functional.cross_entropy(model(batch(16, 3, 8, 8, dtype=torch.float64)), labels)
+
+
+def rescale(weight: Tensor, seed: int) -> None:
+    factors = batch(len(weight), seed=seed, dtype=weight.dtype).exp()
+    with torch.no_grad():
+        weight.mul_(factors.view(-1, *[1] * (weight.dim() - 1)))
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**31), depth=st.sampled_from([11, 13]))
+def test_vgg_loss_ignores_the_scale_of_every_weight_vector_but_the_last_layers(seed: int, depth: int) -> None:
+    torch.manual_seed(seed)
+    model = exact(vgg(depth, width=0.06))
+    before = loss(model)
+    *hidden, last = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for weight in hidden:
+        rescale(weight, seed)
+    assert torch.allclose(loss(model), before, rtol=1e-9, atol=0)
+    rescale(last, seed)
+    assert not torch.allclose(loss(model), before, rtol=1e-4, atol=0)
+
+
+def test_wrn_loss_ignores_the_scale_of_first_convolutions_but_not_of_those_that_feed_a_sum() -> None:
+    torch.manual_seed(0)
+    model = exact(wide_resnet(16, 1))
+    before = loss(model)
+    blocks = [block for group in model.groups for block in group]
+    for block in blocks:
+        rescale(block.conv1.weight, 1)
+    assert torch.allclose(loss(model), before, rtol=1e-9, atol=0)
+    summed = [b.conv2 for b in blocks] + [b.shortcut for b in blocks if b.shortcut] + [model.conv0]
+    for layer in summed:
+        changed = copy.deepcopy(layer.weight)
+        rescale(layer.weight, 1)
+        assert not torch.allclose(loss(model), before, rtol=1e-6, atol=0)
+        layer.weight = changed
+    with torch.no_grad():
+        blocks[0].conv1.weight.neg_()
+    assert not torch.allclose(loss(model), before, rtol=1e-6, atol=0)  # positive factors only
+
+
+# Initialization
+
+
+@pytest.mark.parametrize("model", [lambda: vgg(13, width=0.5), lambda: wide_resnet(16, 2)])
+def test_initial_weights_are_truncated_he_normal(model: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    for module in model().modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        weight, fan_in = module.weight.detach(), module.weight[0].numel()
+        scaled = weight.double().square() * fan_in / 2  # mean 1, standard deviation below 1.2
+        assert abs(scaled.mean() - 1) < 5 * 1.2 / weight.numel() ** 0.5
+        assert weight.abs().max() <= 2 * (2 / fan_in / 0.7737) ** 0.5 * 1.001
+        assert module.bias is None or not module.bias.any()
+
+
+def test_seed_decides_the_weights() -> None:
+    def weights(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return torch.cat([p.flatten() for p in wide_resnet(10, 1).parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+# Use
+
+
+@pytest.mark.parametrize("network", ["vgg-11", "wrn-10-1"])
+def test_channels_last_changes_the_layout_and_not_the_logits(network: str) -> None:
+    model = build(network, num_classes=10, in_channels=3, width=0.2).double().eval()
+    x = batch(2, 3, 32, 32, dtype=torch.float64)
+    expected = model(x)
+    model.to(memory_format=torch.channels_last)
+    layouts: list[bool] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda _, given, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last))
+            )
+    assert torch.allclose(model(x.contiguous(memory_format=torch.channels_last)), expected, atol=1e-10)
+    assert layouts and all(layouts)
+
+
+@pytest.mark.parametrize("network", ["vgg-11", "wrn-10-1"])
+def test_a_few_steps_lower_the_loss(network: str) -> None:
+    torch.manual_seed(0)
+    model = build(network, num_classes=10, in_channels=3, width=0.12).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    first = loss(model)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss(model).backward()
+        optimizer.step()
+    assert loss(model) < 0.75 * first
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: vgg(12), "vgg: depth=12; give one of 11, 13, 16, 19"),
+        (lambda: vgg(11, width=0), "vgg: width=0; give a positive"),
+        (lambda: vgg(11, width=float("nan")), "vgg: width=nan"),
+        (lambda: vgg(11, width=float("inf")), "vgg: width=inf"),
+        (lambda: vgg(11, width="1"), "vgg: width='1'"),
+        (lambda: vgg(11, num_classes=0), "vgg: num_classes=0; give a positive integer"),
+        (lambda: vgg(11, in_channels=1.5), "vgg: in_channels=1.5"),
+        (lambda: wide_resnet(4, 1), "wide_resnet: depth=4; give 6 b"),
+        (lambda: wide_resnet(27, 1), "wide_resnet: depth=27"),
+        (lambda: wide_resnet("28", 1), "wide_resnet: depth='28'"),
+        (lambda: wide_resnet(10, -1), "wide_resnet: widen=-1"),
+        (
+            lambda: wide_resnet(10, 1, dropout=1.0),
+            r"wide_resnet: dropout=1.0; give a probability in \[0, 1\)",
+        ),
+        (lambda: wide_resnet(10, 1, in_channels=True), "wide_resnet: in_channels=True"),
+        (
+            lambda: build("resnet-18", num_classes=2, in_channels=3),
+            "'resnet-18'; give vgg-DEPTH .* wrn-DEPTH-WIDEN",
+        ),
+        (lambda: build("vgg", num_classes=2, in_channels=3), "unknown network 'vgg'"),
+        (lambda: build("wrn-28", num_classes=2, in_channels=3), "unknown network 'wrn-28'"),
+        (lambda: build("wrn-28-0", num_classes=2, in_channels=3), "widen=0"),
+        (lambda: build("vgg-14", num_classes=2, in_channels=3), "depth=14; give one of"),
+        (lambda: build("vgg-11", num_classes=2, in_channels=3, dropout=0.3), "only a wrn has dropout"),
+        (lambda: build(None, num_classes=2, in_channels=3), "unknown network None"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(call: Callable[[], nn.Module], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
