@@ -1,0 +1,151 @@
+"""Why is a weight scale-invariant or not: what does its output meet in the graph of gradients?"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Reasons"]
+
+_NORMALIZATIONS = {
+    "BatchNorm": "BatchNorm",
+    "LayerNorm": "LayerNorm",
+    "GroupNorm": "GroupNorm",
+    "RmsNorm": "RMSNorm",
+    "RMSNorm": "RMSNorm",
+    "Rsqrt": "a normalisation",
+    "LinalgVectorNorm": "a normalisation",
+    "WeightNorm": "its own normalisation",
+}
+# Functions that are not positive-homogeneous; whatever is not named here passes a scale on (ReLU, pooling, …).
+_BREAKING = {
+    "Gelu": "GELU",
+    "Silu": "SiLU",
+    "Hardswish": "Hardswish",
+    "Hardsigmoid": "Hardsigmoid",
+    "Hardtanh": "ReLU6 or Hardtanh",
+    "LogSigmoid": "LogSigmoid",
+    "Sigmoid": "Sigmoid",
+    "Tanh": "Tanh",
+    "Elu": "ELU",
+    "Softplus": "Softplus",
+    "Softshrink": "Softshrink",
+    "Hardshrink": "Hardshrink",
+    "Threshold": "",
+    "Mish": "Mish",
+    "Softmax": "a softmax",
+    "Exp": "an exponential",
+    "Log": "a logarithm",
+    "Sin": "a sine",
+    "Cos": "a cosine",
+    "ScaledDotProduct": "the softmax of attention",
+    "Mkldnn": "",
+}
+_MIXING = ("Convolution", "Addmm", "Mm", "Bmm", "Linear", "Mv")
+
+Node = Any  # torch.autograd.graph.Node
+
+
+class Reasons:
+    """The graph from every parameter to the outputs, asked for what a weight meets first.
+
+    Args:
+        outputs: Tensors that still carry their graph.
+        parameters: By name; those that the outputs depend on.
+    """
+
+    def __init__(self, outputs: Sequence[Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
+        self._consumers: dict[Node, list[Node]] = {}
+        self._leaves: dict[int, Node] = {}
+        pending = [t.grad_fn for t in outputs if t.grad_fn is not None]
+        seen: set[Node] = set(pending)
+        while pending:
+            node = pending.pop()
+            if hasattr(node, "variable"):
+                self._leaves[id(node.variable)] = node
+            for before, _ in node.next_functions:
+                if before is not None:
+                    self._consumers.setdefault(before, []).append(node)
+                    if before not in seen:
+                        seen.add(before)
+                        pending.append(before)
+        self._parameters = parameters
+        self._own = {id(p) for p in parameters.values()}
+
+    def normalization(self, name: str) -> str:
+        """The normalisation that the output of an invariant weight meets, in words."""
+        return next((norm for norm, _ in self._walk(name) if norm), "a normalisation")
+
+    def obstacle(self, name: str) -> str:
+        """What stands between a weight that is not invariant and a normalisation."""
+        obstacle = next((text for _, text in self._walk(name) if text), "")
+        return obstacle or "shares its normalisation with other weights"
+
+    def _walk(self, name: str) -> Sequence[tuple[str, str]]:
+        """(normalisation, obstacle) in the order of distance from the weight; one of each pair is empty."""
+        start = self._leaves.get(id(self._parameters[name]))
+        if start is None:
+            return [("", "changes the output")]
+        found: list[tuple[str, str]] = []
+        queue = deque([(start, False)])
+        seen = {start}
+        while queue:
+            node, concatenated = queue.popleft()
+            consumers = self._consumers.get(node, [])
+            if not consumers:
+                found.append(("", "reaches the output without a normalisation"))
+            for consumer in consumers:
+                if consumer in seen:
+                    continue
+                seen.add(consumer)
+                norm, obstacle = self._meets(node, consumer, concatenated)
+                if norm or obstacle:
+                    found.append((norm, obstacle))
+                else:
+                    queue.append((consumer, concatenated or _kind(consumer).startswith("Cat")))
+        return found
+
+    def _meets(self, node: Node, consumer: Node, concatenated: bool) -> tuple[str, str]:
+        kind = _kind(consumer)
+        norm = next((text for word, text in _NORMALIZATIONS.items() if word in kind), "")
+        if norm == "BatchNorm" and getattr(consumer, "_saved_training", True) is False:
+            return "", "meets a BatchNorm that is frozen"
+        if norm:
+            return norm, ""
+        breaking = next(
+            (text for word, text in _BREAKING.items() if kind.removeprefix("Log_").startswith(word)), ""
+        )
+        if breaking and not (kind.startswith("ScaledDot") and _position(node, consumer) == 2):
+            return "", f"passes through {breaking}"
+        others = [n for n, _ in consumer.next_functions if n is not None and n is not node]
+        if kind.startswith(("Add", "Sub")) and not kind.startswith("Addmm") and others:
+            learned = [self._leaf(n) for n in others]
+            if None in learned:
+                return "", "feeds a sum with the shortcut"
+            if any(p is not None and p.dim() > 1 for p in learned):
+                return "", "is added to a learned offset"
+        if kind.startswith("Mul") and any(self._leaf(n) is None for n in others):
+            return "", "is multiplied with another path"
+        if concatenated and kind.startswith(_MIXING):
+            return "", "is mixed with the channels it is concatenated with"
+        return "", ""
+
+    def _leaf(self, node: Node) -> nn.Parameter | None:
+        """The parameter that alone is behind ``node``, through views; None if data is."""
+        while not hasattr(node, "variable"):
+            before = [n for n, _ in node.next_functions if n is not None]
+            if len(before) != 1:
+                return None
+            node = before[0]
+        return node.variable if id(node.variable) in self._own else None
+
+
+def _kind(node: Node) -> str:
+    return str(node.name()).rpartition("::")[2]
+
+
+def _position(node: Node, consumer: Node) -> int:
+    return next(i for i, (n, _) in enumerate(consumer.next_functions) if n is node)

@@ -1,0 +1,155 @@
+"""What was found out about every parameter, as lists, as param groups, and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Split", "Verdict"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about one parameter.
+
+    Attributes:
+        name, parameter: As in ``model.named_parameters()``.
+        invariant: Whether its weight vectors are scale-invariant (or, with the paper's rule, chosen).
+        reason: Why; for an invariant weight, what a weight vector is.
+        error: How much the output (or the loss) moves, relative to its size, per unit of log-scale: the
+            largest value over the weight vectors. Rounding for an invariant weight; None if not measured.
+        own_eps: The same with the network's own eps, at its own parameters.
+        row_dim, conv_groups, channels_per_row: The layout of the weight vectors, see `riembn.geometry.rows`.
+        rows: How many weight vectors; 0 for a parameter that is not invariant.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    invariant: bool
+    reason: str
+    error: float | None = None
+    own_eps: float | None = None
+    row_dim: int = 0
+    conv_groups: int = 1
+    channels_per_row: int | None = 1
+    rows: int = 0
+
+    @property
+    def granularity(self) -> str:
+        """What one weight vector spans: "channel", "N channels", "whole tensor"; "" if it is not invariant."""
+        if not self.invariant:
+            return ""
+        if self.channels_per_row is None:
+            return "whole tensor"
+        return "channel" if self.channels_per_row == 1 else f"{self.channels_per_row} channels"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parameters of a model, divided into those on the manifold and the rest; printing it gives a table.
+
+    Attributes:
+        verdicts: One for every parameter, in the order of ``model.named_parameters()``.
+        rule: The rule that decided.
+        change: Largest relative change of the output when all invariant weight vectors were multiplied by
+            independent random factors in [1/4, 4] at once, without eps; None if nothing was measured.
+        own_eps_change: The same with the network's own eps: what eps costs.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    rule: str
+    change: float | None = None
+    own_eps_change: float | None = None
+
+    @property
+    def invariant(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters whose weight vectors belong on the manifold."""
+        return [(v.name, v.parameter) for v in self.verdicts if v.invariant]
+
+    @property
+    def rest(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters of everything else."""
+        return [(v.name, v.parameter) for v in self.verdicts if not v.invariant]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The invariant parameters as param groups for SGDG, AdamG or PSISGD, one group a layout."""
+        groups: dict[tuple[int, int, int | None], dict[str, Any]] = {}
+        for v in self.verdicts:
+            if v.invariant:
+                layout = {
+                    "row_dim": v.row_dim,
+                    "conv_groups": v.conv_groups,
+                    "channels_per_row": v.channels_per_row,
+                }
+                key = (v.row_dim, v.conv_groups, v.channels_per_row)
+                groups.setdefault(key, {"params": [], **layout})["params"].append(v.parameter)
+        return list(groups.values())
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row a parameter: name, shape, parameters, invariant, granularity, rows, reason, error, own_eps."""
+        import pandas
+
+        columns = [
+            "name",
+            "shape",
+            "parameters",
+            "invariant",
+            "granularity",
+            "rows",
+            "reason",
+            "error",
+            "own_eps",
+        ]
+        return pandas.DataFrame(
+            [
+                (v.name, tuple(v.parameter.shape), v.parameter.numel(), v.invariant, v.granularity, v.rows)
+                + (v.reason, v.error, v.own_eps)
+                for v in self.verdicts
+            ],
+            columns=columns,
+        )
+
+    def __str__(self) -> str:
+        header = ("parameter", "shape", "granularity", "invariant", "reason", "error", "own eps")
+        lines = [
+            (
+                v.name,
+                "×".join(map(str, v.parameter.shape)) or "scalar",
+                v.granularity,
+                "yes" if v.invariant else "no",
+                v.reason,
+                _number(v.error),
+                _number(v.own_eps),
+            )
+            for v in self.verdicts
+        ]
+        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+        rows = [
+            "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip()
+            for line in (header, tuple("─" * w for w in widths), *lines)
+        ]
+        return "\n".join([*rows, "", self._summary()])
+
+    def _summary(self) -> str:
+        chosen = sum(p.numel() for _, p in self.invariant)
+        total = chosen + sum(p.numel() for _, p in self.rest)
+        share = 100 * chosen / total if total else 0.0
+        text = (
+            f'rule "{self.rule}": {len(self.invariant)} of {len(self.verdicts)} parameters, '
+            f"{sum(v.rows for v in self.verdicts)} weight vectors, {share:.1f} % of {total:,} numbers"
+        )
+        if self.change is None:
+            return text
+        return (
+            f"{text}\nall rescaled at once by random factors in [1/4, 4], the output moves by "
+            f"{self.change:.1e} without eps, {self.own_eps_change:.1e} with the network's own"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
