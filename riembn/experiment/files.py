@@ -33,7 +33,7 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"cannot write {path}: {error.strerror}; nothing was changed. Make room, or choose another folder",
+            f"cannot write {path}: {error.strerror}; nothing was changed. Make room, or give another folder",
         ) from error
     finally:
         if temporary is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import data, models
@@ -100,8 +100,8 @@ class _Run:
             train_set = train_set.subset(balanced_subset(train_set.labels, config.train_size))
         if config.batch_size > len(train_set):
             raise ValueError(
-                f"train: batch_size={config.batch_size} exceeds the {len(train_set)} images of {config.dataset}; "
-                "give a smaller one."
+                f"train: batch_size={config.batch_size} exceeds the {len(train_set)} images of "
+                f"{config.dataset}; give a smaller one."
             )
         self.train_set, self.test_set = train_set.to(self.device), test_set.to(self.device)
         if config.pixels == "standardize":
@@ -120,11 +120,11 @@ class _Run:
             in_channels=self.train_set.images.shape[1],
             width=config.width,
             dropout=config.dropout,
-        ).to(self.device)
+        ).to(self.device, memory_format=torch.channels_last)  # half as fast again on a CPU
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = 1 - config.bn_decay
-        example = data.normalize(self.train_set.images[:EXAMPLE_SIZE], self.mean, self.std)
+        example = self._input(self.train_set.images[:EXAMPLE_SIZE])
         groups = split(self.model, example, rule=config.rule).groups()
         self.probe = Probe(groups, grad_clip=config.grad_clip, alpha=config.alpha)
         self.optimizer = build_optimizer(
@@ -205,7 +205,7 @@ class _Run:
                 images, labels = self.train_set.images[indices], self.train_set.labels[indices]
                 if config.augment:
                     images = data.reflect_crop_flip(images, padding=PADDING, generator=crops)
-                scores = self.model(data.normalize(images, self.mean, self.std))
+                scores = self.model(self._input(images))
                 loss = functional.cross_entropy(scores, labels)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -240,6 +240,9 @@ class _Run:
             "images_per_second": order.numel() / seconds,
         }, None
 
+    def _input(self, images: Tensor) -> Tensor:
+        return data.normalize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+
     @torch.no_grad()
     def _evaluate(self) -> tuple[float, float]:
         """Mean cross-entropy and percent misclassified on the whole test set."""
@@ -248,7 +251,7 @@ class _Run:
         wrong = torch.zeros((), dtype=torch.int64, device=self.device)
         images, labels = self.test_set.images, self.test_set.labels
         for some, wanted in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
-            scores = self.model(data.normalize(some, self.mean, self.std))
+            scores = self.model(self._input(some))
             loss_sum += functional.cross_entropy(scores, wanted, reduction="sum").double()
             wrong += (scores.argmax(1) != wanted).sum()
         return float(loss_sum) / len(labels), 100 * int(wrong) / len(labels)
