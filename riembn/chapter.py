@@ -1,4 +1,4 @@
-"""Which values did a chapter of the book receive, and where are the records of its runs?
+"""Which values did a chapter of the book receive, and which records is it drawn from?
 
 A chapter declares its parameters once, as annotated assignments in the cell tagged ``parameters``::
 
@@ -17,9 +17,14 @@ import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+if TYPE_CHECKING:
+    import pandas
 
 PROFILES = ("smoke", "laptop", "paper")
+RUNS = "application/vnd.riembn.runs+json"
+"""The kind of output by which ``used`` tells the builder of the page about runs."""
 
 
 def check(namespace: dict[str, Any], **choices: Iterable[Any]) -> None:
@@ -75,6 +80,25 @@ def records(profile: str) -> Path:
             folder = Path("_build/records/smoke" if profile == "smoke" else "book/records")
             return folder if root == here else root / folder
     raise ValueError(f"records: {here} is not inside the repository; run the chapter from its root.")
+
+
+def used(frame: pandas.DataFrame) -> None:
+    """Say at the end of the page which runs it is drawn from.
+
+    Args:
+        frame: What ``sweep`` returned, or a part of it: the columns ``digest`` and ``seed`` are read.
+
+    Raises:
+        ValueError: If a run has no seed: its result could not be had again.
+    """
+    from IPython.display import display
+
+    runs = frame[["digest", "seed"]].drop_duplicates()
+    if runs.isna().any(axis=None):
+        raise ValueError("used: a run without digest or seed; show results of recorded runs only.")
+    seeds = sorted({int(seed) for seed in runs["seed"]})
+    told = {"digests": sorted(map(str, runs["digest"])), "seeds": seeds}
+    display({RUNS: told, "text/plain": f"Drawn from {len(runs)} runs, seeds {seeds}."}, raw=True)
 
 
 def _injected(namespace: dict[str, Any]) -> list[str]:

@@ -1,0 +1,1 @@
+"""From the chapters to the website: run what changed, stage, render, check."""

@@ -1,0 +1,85 @@
+"""The command behind ci/book."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import http.server
+import signal
+import sys
+from pathlib import Path
+
+from website.check import check
+from website.contents import BookError, Page, pages, select
+from website.execute import CELL_LIMIT, is_current, run
+from website.render import render
+from website.stage import stage
+
+
+def main(arguments: list[str], root: Path) -> int:
+    """Run what changed, render, check; 0 if the site is whole."""
+    asked = _arguments(arguments)
+    try:
+        book = pages(root)
+        chapters = [page for page in book if page.is_chapter]
+        site = _build(root, book, chapters, select(asked.chapter, chapters), asked.profile)
+    except BookError as error:
+        print(f"ci/book: {error}", file=sys.stderr)
+        return 1
+    print(f"The book: {site / 'index.html'}", flush=True)
+    if asked.serve:
+        _serve(site, asked.port)
+    return 0
+
+
+def _arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="ci/book",
+        description="Run the chapters that changed and render the website to _build/html.",
+        epilog="Named chapters are run again even if nothing changed.",
+    )
+    parser.add_argument("chapter", nargs="*", metavar="CHAPTER", help="such as 09-clipping")
+    parser.add_argument(
+        "--profile",
+        choices=CELL_LIMIT,
+        default="laptop",
+        help="smoke: train everything afresh on digits, in minutes; laptop: read the committed records and "
+        "train what is missing (default); paper: full size",
+    )
+    parser.add_argument(
+        "--serve", action="store_true", help="serve the site on this machine when it is built"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="for --serve (default 8000)")
+    return parser.parse_args(arguments)
+
+
+def _build(root: Path, book: list[Page], chapters: list[Page], named: list[Page], profile: str) -> Path:
+    stale = [page for page in chapters if page in named or not is_current(root, page, profile)]
+    if stale:
+        print(f"Running {len(stale)} of {len(chapters)} chapters, profile {profile}", flush=True)
+        run(root, stale, profile)
+    print(f"Rendering {len(book)} pages", flush=True)
+    stage(root, book, profile)
+    site = render(root)
+    check(root, book)
+    return site
+
+
+def _serve(site: Path, port: int) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)  # taken: any free one
+    with server:
+        print(f"Serving http://127.0.0.1:{server.server_address[1]} until Ctrl-C", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+if __name__ == "__main__":
+    # as Ctrl-C does: so that the chapters that are running are stopped, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(main(sys.argv[1:], Path(__file__).resolve().parents[2]))

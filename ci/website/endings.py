@@ -1,0 +1,191 @@
+"""What stands at the end of each chapter: how to rerun it, and where its results come from.
+
+Nothing here is typed by hand: it is read from the parameters cell, from what papermill noted down, and from
+the records that the chapter says it used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import papermill
+from nbformat import NotebookNode
+
+from riembn.chapter import RUNS
+from website.contents import Page
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell, and the value the chapter was run with."""
+
+    name: str
+    hint: str
+    default: str
+    meaning: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the page says about one recorded run."""
+
+    name: str
+    digest: str
+    seed: int
+    commit: str
+    device: str
+    seconds: float
+    config: dict[str, Any]
+    status: str
+
+
+def parameters(page: Page, notebook: NotebookNode) -> list[Parameter]:
+    """The parameters of a chapter as declared, with the values of this run."""
+    given = notebook.metadata["papermill"]["parameters"]
+    declared = papermill.inspect_notebook(str(page.source)).values()
+    return [
+        Parameter(
+            name=one["name"],
+            hint=one["inferred_type_name"],
+            default=one["default"],
+            meaning=one["help"],
+            value=str(given.get(one["name"], one["default"])).strip("\"'"),
+        )
+        for one in declared
+    ]
+
+
+def used(notebook: NotebookNode) -> set[str]:
+    """Digests of the runs that the chapter says it is drawn from."""
+    outputs = (out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", []))
+    return {digest for data in outputs if RUNS in data for digest in data[RUNS]["digests"]}
+
+
+@cache
+def runs(folder: Path) -> dict[str, Run]:
+    """The records in a folder by their digests."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        where = record["environment"]
+        found[record["digest"]] = Run(
+            name=file.stem,
+            digest=record["digest"],
+            seed=record["config"]["seed"],
+            commit=(where.get("commit") or "unknown")[:7] + ("*" if where.get("dirty") else ""),
+            device=where.get("cpu") if where.get("device") == "cpu" else where.get("device", "unknown"),
+            seconds=where.get("wall_seconds") or 0.0,
+            config=record["config"],
+            status=record["status"],
+        )
+    return found
+
+
+def ending(root: Path, page: Page, notebook: NotebookNode) -> str:
+    """The Markdown that ends the page."""
+    told = notebook.metadata["riembn"]
+    mine = [run for digest, run in runs(records(root, told["profile"])).items() if digest in used(notebook)]
+    declared = parameters(page, notebook)
+    return "\n\n".join([_strip(notebook, mine), _rerun(page, declared), _origin(notebook, mine)])
+
+
+def records(root: Path, profile: str) -> Path:
+    """The folder of a profile's records."""
+    return root / ("_build/records/smoke" if profile == "smoke" else "book/records")
+
+
+def seconds(notebook: NotebookNode) -> float:
+    """Wall time of the chapter, as papermill measured it."""
+    return float(notebook.metadata["papermill"]["duration"])
+
+
+def duration(seconds: float) -> str:
+    """A time as one reads it: ``14 s``, ``3 min``, ``2.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _strip(notebook: NotebookNode, mine: list[Run]) -> str:
+    told = notebook.metadata["riembn"]
+    where = told["environment"]
+    items = [f"profile {told['profile']}"]
+    if mine:
+        seeds = len({run.seed for run in mine})
+        items.append(f"{len(mine)} recorded runs, {seeds} {'seed' if seeds == 1 else 'seeds'}")
+    items += [f"commit {commit(where)}", f"torch {where['torch']}", f"{duration(seconds(notebook))} to run"]
+    return ":::{div} provenance\n" + " · ".join(items) + "\n:::"
+
+
+def _rerun(page: Page, declared: list[Parameter]) -> str:
+    options = [f"-p {one.name} {_quoted(one.value)}" for one in declared]
+    meanings = table(
+        ("parameter", "type", "default", "meaning"),
+        [(f"`{one.name}`", f"`{one.hint}`", f"`{one.default}`", one.meaning) for one in declared],
+    )
+    return "\n".join(
+        [
+            "::::{dropdown} Rerun this chapter",
+            ":class-container: rerun",
+            "",
+            "From the root of the repository, with its environment active (`source .venv/bin/activate`);",
+            "change any value:",
+            "",
+            "```bash",
+            " \\\n    ".join([f"papermill book/{page.name}.ipynb out.ipynb", *options]),
+            "```",
+            "",
+            meanings,
+            "::::",
+        ]
+    )
+
+
+def _origin(notebook: NotebookNode, mine: list[Run]) -> str:
+    told = notebook.metadata["riembn"]
+    where = told["environment"]
+    device = where["cpu"] if where["device"] == "cpu" else where["device"]
+    rows = [
+        (
+            "chapter run",
+            f"{notebook.metadata['papermill']['start_time'][:10]}, {duration(seconds(notebook))}",
+        ),
+        ("commit", commit(where) + (" with changes that were not committed" if where["dirty"] else "")),
+        ("device", device),
+        ("versions", f"Python {where['python']}, torch {where['torch']}, riembn {where['riembn']}"),
+    ]
+    if mine:
+        seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in mine}))
+        commits = ", ".join(sorted({run.commit for run in mine}))
+        devices = ", ".join(sorted({run.device for run in mine}))
+        hours = duration(sum(run.seconds for run in mine))
+        rows += [
+            ("recorded runs", f"{len(mine)}, seeds {seeds}, {hours} of training"),
+            ("recorded on", f"{devices}; commit {commits}"),
+        ]
+    items = [f"{name}\n: {text}\n" for name, text in rows]
+    return "\n".join(
+        ["::::{dropdown} Where this page comes from", ":class-container: rerun", "", *items, "::::"]
+    )
+
+
+def commit(where: dict[str, Any]) -> str:
+    """A commit as one reads it; a star says that the package differed from it."""
+    return f"{where['commit'][:7]}{'*' if where['dirty'] else ''}" if where["commit"] else "unknown"
+
+
+def _quoted(value: str) -> str:
+    plain = value.replace(".", "").replace("-", "").replace("_", "").isalnum()
+    return value if plain else '"' + value.replace('"', "'") + '"'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    cells = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
