@@ -39,8 +39,10 @@ class SweepFailed(RuntimeError):
 def grid(config: RunConfig, **values: Iterable[Any]) -> list[RunConfig]:
     """Every combination of the given values of some fields, the last one varying fastest.
 
-    >>> [c.seed for c in grid(config, grid_clip=[0.1, None], seed=range(3))]  # doctest: +SKIP
-    [0, 1, 2, 0, 1, 2]
+    >>> from riembn import preset
+    >>> start = preset("vgg-11/digits/sgd-g")
+    >>> [(c.grad_clip, c.seed) for c in grid(start, grad_clip=[0.1, None], seed=range(2))]
+    [(0.1, 0), (0.1, 1), (None, 0), (None, 1)]
     """
     combinations = itertools.product(*values.values())
     return [config.replace(**dict(zip(values, combination, strict=True))) for combination in combinations]

@@ -95,6 +95,7 @@ class _Run:
     ) -> None:
         self.config = config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.environment = environment(self.device)  # now: the checkout can change while a run lasts
         train_set, test_set = data.load(config.dataset, data_root)
         if config.train_size is not None:
             train_set = train_set.subset(balanced_subset(train_set.labels, config.train_size))
@@ -120,7 +121,9 @@ class _Run:
             in_channels=self.train_set.images.shape[1],
             width=config.width,
             dropout=config.dropout,
-        ).to(self.device, memory_format=torch.channels_last)  # half as fast again on a CPU
+        ).to(self.device)
+        # Half as fast again on a CPU; the overload is missing in torch's stubs.
+        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.momentum = 1 - config.bn_decay
@@ -179,7 +182,7 @@ class _Run:
             status="finished" if bad_step is None else "diverged",
             diverged_step=bad_step,
             columns=columns,
-            environment={**environment(self.device), "wall_seconds": wall},
+            environment={**self.environment, "wall_seconds": wall},
         )
 
     def _epoch(self, epoch: int, bar: Any) -> tuple[dict[str, Any], int | None]:

@@ -1,0 +1,237 @@
+"""How are runs started and looked at from the command line? ``python -m riembn {train,sweep,show}``."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .experiment import Record, RunConfig, Store, SweepFailed, grid, preset, sweep, train
+from .experiment.config import FIELDS
+
+__all__ = ["main"]
+
+BAD_INPUT, FAILED = 2, 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Args:
+        arguments: The words after ``python -m riembn``; None takes them from the process.
+
+    Returns:
+        Exit code: 0 if all is done, 1 if runs failed or diverged, 2 if the input was not accepted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.act(options)
+    except SweepFailed as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        print(f"{options.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED if isinstance(error, RuntimeError) else BAD_INPUT
+    except KeyboardInterrupt:
+        print(
+            f"{options.prog}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr
+        )
+        return 130
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = preset(options.preset[-1], options.profile, **_overrides(options))
+    if options.dry_run:
+        _print_plan([config], options.store)
+        return 0
+    record = train(
+        config, store=options.store, resume=not options.fresh, device=options.device, data_root=options.data
+    )
+    print(_summary(record))
+    return 0 if record.status == "finished" else FAILED
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if options.store is None and not options.dry_run:
+        raise ValueError("sweep: --store is missing; give the folder where records are kept.")
+    varied = dict(_varied(words) for words in options.grid)
+    if options.seeds:
+        varied["seed"] = options.seeds
+    bases = [preset(name, options.profile, **_overrides(options)) for name in options.preset]
+    configs = [config for base in bases for config in grid(base, **varied)]
+    if options.dry_run:
+        _print_plan(configs, options.store)
+        return 0
+    frame = sweep(
+        configs,
+        store=options.store,
+        n_jobs=options.jobs,
+        backend=options.backend,
+        device=options.device,
+        progress=True,
+        data_root=options.data,
+    )
+    diverged = frame.loc[frame["status"] == "diverged", "digest"].nunique()
+    print(f"{frame['digest'].nunique()} runs in {options.store}, {diverged} of them diverged")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    store = Store(options.store)
+    if not store.path.is_dir():
+        raise ValueError(f"show: there is no store {store.path}; give the folder of a `train` or `sweep`.")
+    for record in store.records():
+        print(_summary(record))
+    return 0
+
+
+def _summary(record: Record) -> str:
+    config, columns = record.config, record.columns
+    name = f"{config.network}/{config.dataset}/{config.method}"
+    if not columns["epoch"]:
+        outcome = "no whole epoch"
+    else:
+        errors = [columns[which][-1] for which in ("train_error", "test_error")]
+        outcome = f"epoch {columns['epoch'][-1]:>3}  train {errors[0]:6.2f} %  test {errors[1]:6.2f} %"
+    if record.status == "diverged":
+        outcome += f"  diverged at step {record.diverged_step}"
+    return f"{record.digest}  {name:34} seed {config.seed:<3} {outcome}"
+
+
+def _print_plan(configs: Sequence[RunConfig], place: str | None) -> None:
+    """What would be run: the fields, or of several runs those that differ."""
+    store = Store(place) if place else None
+    distinct = {config.digest(): config for config in configs}
+    fields = [config.as_dict() for config in distinct.values()]
+    common = {name: fields[0][name] for name in FIELDS if all(f[name] == fields[0][name] for f in fields)}
+    for name, value in common.items():
+        print(f"{name:14} {_written(value)}")
+    for digest, config in distinct.items():
+        own = " ".join(f"{n}={_written(v)}" for n, v in config.as_dict().items() if n not in common)
+        done = " (its record is there)" if store and store.get(config) else ""
+        print(f"{'digest':14} {digest} {own}".rstrip() + done)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}
+
+
+def _varied(words: str) -> tuple[str, list[Any]]:
+    """``grad_clip=0.1,none`` as a field and its values."""
+    field, equals, values = words.partition("=")
+    name = field.replace("-", "_")
+    if name not in FIELDS or not equals:
+        raise ValueError(f"--grid {words}: give FIELD=VALUE,VALUE,… with a field of {', '.join(FIELDS)}.")
+    return name, [_value(name, text) for text in values.split(",")]
+
+
+def _value(field: str, text: str) -> Any:
+    """The value of a field from its text: ``none`` where it may be None; ``4:7`` or ``4,7`` for drops."""
+    kinds = _KINDS[field]
+    try:
+        if text.lower() == "none" and (type(None) in kinds or tuple in kinds):
+            return () if tuple in kinds else None
+        if tuple in kinds:
+            return tuple(int(epoch) for epoch in re.split("[,:]", text))
+        if bool in kinds:
+            return {"true": True, "false": False}[text.lower()]
+        if int in kinds:
+            return int(text)
+        return float(text) if float in kinds else text
+    except (ValueError, KeyError):
+        expected = next(what for kind, what in _EXPECTED.items() if kind in kinds)
+        raise argparse.ArgumentTypeError(f"{field}={text!r} is not accepted; give {expected}") from None
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types a field's annotation names: (int, NoneType) for ``int | None``, (tuple,) for a tuple."""
+    origin = typing.get_origin(hint)
+    if origin is types.UnionType:
+        return typing.get_args(hint)
+    return (origin or hint,)
+
+
+_KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunConfig).items()}
+_EXPECTED = {
+    tuple: "whole numbers such as 4:7",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
+
+
+def _seeds(text: str) -> list[int]:
+    """``0,1,2`` or ``0-2``."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not found or (found[2] and int(found[2]) < int(found[1])):
+            raise argparse.ArgumentTypeError(f"{text!r} is not accepted; give seeds such as 0,1,2 or 0-2")
+        seeds += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return seeds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m riembn", description="Train, sweep, and look at what is there.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, act: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(act=act, prog=added.prog)
+        return added
+
+    one = command("train", _train, "Train one run, or read its record; an interrupted one goes on.")
+    many = command("sweep", _sweep, "Train what is missing of a grid of runs.")
+    for sub in (one, many):
+        sub.add_argument(
+            "--preset", required=True, action="append", metavar="NETWORK/DATASET/METHOD",
+            help="a cell of the papers' tables; sweep takes it several times",
+        )  # fmt: skip
+        sub.add_argument("--profile", default="smoke", help="smoke (default), laptop or paper")
+        sub.add_argument("--store", metavar="DIR", help="where records and checkpoints are kept")
+        sub.add_argument("--data", metavar="DIR", help="folder of the data sets (else RIEMBN_DATA)")
+        sub.add_argument("--device", help="cpu, cuda, cuda:1, …; the GPU if there is one")
+        sub.add_argument("--dry-run", action="store_true", help="print the resolved configuration only")
+        fields = sub.add_argument_group("fields of the configuration, over the preset's")
+        for name in FIELDS:
+            words = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+            text_to_value = functools.partial(_value, name)
+            fields.add_argument(
+                *words, dest=name, metavar="VALUE", default=argparse.SUPPRESS, type=text_to_value
+            )
+    one.add_argument("--fresh", action="store_true", help="train anew, whatever is there")
+    many.add_argument("--seeds", type=_seeds, help="0,1,2 or 0-2")
+    many.add_argument(
+        "--grid", action="append", default=[], metavar="FIELD=A,B,…", help="vary a field; several times"
+    )
+    many.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core")
+    many.add_argument("--backend", help="a backend of joblib; its own processes otherwise")
+
+    shown = command("show", _show, "One line a record of a store.")
+    shown.add_argument("--store", required=True, metavar="DIR", help="the folder to look at")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
