@@ -1,5 +1,6 @@
 """From a configuration to its record: presets, training, the store, sweeps and their statistics."""
 
+from . import stats as stats
 from .config import RunConfig as RunConfig
 from .presets import preset as preset
 from .record import Record as Record

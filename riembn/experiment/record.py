@@ -102,12 +102,16 @@ class Record:
     def frame(self) -> pandas.DataFrame:
         """One row an epoch: the configuration's fields, digest and status, then the columns.
 
-        What does not apply is NaN; ``grad_clip`` is infinite where a method clips nothing.
+        What does not apply is NaN; ``grad_clip`` is infinite where a method clips nothing. A run that
+        diverged in its first epoch has one row, epoch 0, so that it is not forgotten.
         """
         import pandas
 
+        start = {"epoch": [0], "step": [0]}
         numbers = {name: [math.nan if v is None else v for v in self.columns[name]] for name in COLUMNS}
-        frame = pandas.DataFrame(numbers)
+        frame = pandas.DataFrame(
+            numbers if numbers["epoch"] else {**dict.fromkeys(COLUMNS, [math.nan]), **start}
+        )
         said = {**self.config.as_dict(), "drops": " ".join(map(str, self.config.drops))}
         if said["grad_clip"] is None and "grad_clip" in METHODS[self.config.method]:
             said["grad_clip"] = math.inf  # no bound: a value to group by, where NaN means no such thing
