@@ -83,8 +83,8 @@ def _candidate(parameter: nn.Parameter, names: list[str], modules: dict[str, nn.
     natural = {
         _layout(owner) for owner in owners if isinstance(owner, (*_CONVOLUTIONS, *_TRANSPOSED, *_LINEAR))
     }
-    # A parameter of no known layer may be read along either dimension, and a known one otherwise than its layer
-    # does: an embedding in front of BatchNorm has one vector a feature, not one a token.
+    # A parameter of no known layer may be read along either dimension, and a known one otherwise than its
+    # layer does: an embedding in front of BatchNorm has one vector a feature, not one a token.
     layouts = [*natural, *(layout for layout in (Layout(0), Layout(1)) if layout not in natural)]
     biased = [
         path for path, owner in zip(paths, owners, strict=True) if getattr(owner, "bias", None) is not None

@@ -13,18 +13,26 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["TINY", "Exact", "TooFewValues"]
 
-# In place of eps: far below float64 rounding beside any variance met, and yet a channel that is exactly
+# In place of eps, which torch wants positive: below float64 rounding beside any variance met, and a channel that is
 # constant gives 0/sqrt(TINY) = 0 and not 0/0.
 TINY = 1e-20
 
-_NORMALIZATIONS = {F.batch_norm, F.instance_norm, F.layer_norm, F.group_norm, F.rms_norm, F.normalize}
+_NORMALIZATIONS: set[Callable[..., Any]] = {
+    F.batch_norm,
+    F.instance_norm,
+    F.layer_norm,
+    F.group_norm,
+    F.rms_norm,
+    F.normalize,
+}
 _OFF: dict[Callable[..., Any], dict[str, Any]] = {
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), {"p": 0.0}),
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), {"p": 0.0}),
     F.multi_head_attention_forward: {"dropout_p": 0.0},
     F.rrelu: {"training": False},
 }
-_SIGNATURES: dict[Any, inspect.Signature] = {f: inspect.signature(f) for f in (*_NORMALIZATIONS, *_OFF)}
+_ADJUSTED: list[Callable[..., Any]] = [*_NORMALIZATIONS, *_OFF]
+_SIGNATURES = {f: inspect.signature(f) for f in _ADJUSTED}
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _TO_NARROW = {Tensor.float, Tensor.half, Tensor.bfloat16}
 _CUT = {Tensor.detach, Tensor.data.__get__, torch._C._set_grad_enabled}  # type: ignore[attr-defined]

@@ -25,27 +25,27 @@ def split(
     rule: str = "invariant",
     loss: Callable[[Any], Tensor] | None = None,
 ) -> Split:
-    r"""Divide a model's parameters into the scale-invariant weights, which belong on the manifold, and the rest.
+    r"""Divide a model's parameters into scale-invariant weights, which belong on the manifold, and the rest.
 
     .. math:: L(\ldots, c_i w_i, \ldots) = L(\ldots, w_i, \ldots) \quad\text{for every } c_i > 0
 
     A weight vector is scale-invariant when the training-mode output (or loss) does not change as it is
     multiplied by a positive factor. One pass with gradients proposes the vectors, because
-    :math:`\langle w_i, \partial L/\partial w_i\rangle = 0` for every invariant one; a second multiplies all of
-    them by independent random factors and decides. Only what fails there is narrowed down. The measurement
-    is made in float64 on a copy without eps, dropout and stochastic depth, and with parameters moved off special
-    values (a bias that happens to start at zero). The model is left as it was. Two more passes at the network's
-    own parameters and eps tell what its eps costs.
+    :math:`\langle w_i, \partial L/\partial w_i\rangle = 0` for every invariant one; a second multiplies all
+    of them by independent random factors and decides. Only what fails there is narrowed down. The
+    measurement is made in float64 on a copy without eps, dropout and stochastic depth, and with parameters
+    moved off special values (a bias that happens to start at zero). The model is left as it was. Two more
+    passes at the network's own parameters and eps tell what its eps costs.
 
     Args:
-        model: Any module whose copy can run. Left in evaluation mode it is measured in training mode; in training
-            mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalisation.
+        model: Any module whose copy can run. Left in evaluation mode it is measured in training mode; in
+            training mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalisation.
         example_input: One batch of any size: a tensor, a tuple of positional arguments, a dict of keyword
             arguments. A batch too small for the network's BatchNorm is completed by noisy copies.
-        rule: "invariant" measures. "paper" takes what Cho and Lee's release takes, every convolution with more
-            inputs a row than rows, and runs nothing.
-        loss: Maps the model's output to a scalar. Without it the whole output must not change, which is enough
-            for every loss and necessary for a generic one.
+        rule: "invariant" measures. "paper" takes what Cho and Lee's release takes, every convolution with
+            more inputs a row than rows, and runs nothing.
+        loss: Maps the model's output to a scalar. Without it the whole output must not change, which is
+            enough for every loss and necessary for a generic one.
 
     Returns:
         A `Split`. Its granularity is the finest that is invariant: one vector an output channel in front of
@@ -122,7 +122,7 @@ def _prepare(
     eps: float | None,
     generic: bool,
 ) -> tuple[Probe, dict[str, Tensor], list[Tensor]]:
-    """A probe that runs, with its gradients and its output; a batch too small for BatchNorm is widened once."""
+    """A probe that runs, with its gradients and output; a batch too small for BatchNorm is widened once."""
     copies = 1
     while True:
         probe = Probe(model, example_input, loss, eps=eps, generic=generic, copies=copies)
@@ -138,8 +138,8 @@ def _prepare(
             copies = math.ceil(4 / error.values)
         except Exception as error:
             raise ValueError(
-                f"split: the model fails on example_input ({one_line(error)}). Give what forward takes: a tensor, "
-                "a tuple of positional arguments or a dict of keyword arguments, of four samples or more."
+                f"split: the model fails on example_input ({one_line(error)}). Give what forward takes: "
+                "a tensor, a tuple of positional arguments or a dict of keyword arguments, of four samples or more."
             ) from error
     if not outputs:
         raise ValueError(
@@ -147,14 +147,14 @@ def _prepare(
         )
     if not all(bool(t.isfinite().all()) for t in outputs):
         raise ValueError(
-            "split: the model gives a non-finite output (NaN or infinity) on example_input; nothing can be measured. "
-            "Check the input's scale and the weights, or give loss= if infinite entries are meant."
+            "split: the model gives a non-finite output (NaN or infinity) on example_input; nothing can be "
+            "measured. Check the input's scale and the weights, or give loss= if infinite entries are meant."
         )
     return probe, gradients, outputs
 
 
 def _confirm(pending: list[Weight], kept: list[Weight], probe: Probe) -> list[Weight]:
-    """Rescale all pending weights at once, beside those kept; halve where the output moves. Returns what passes."""
+    """What passes when all pending weights are rescaled at once beside those kept; halves where that fails."""
     change = probe.change({w.name: w.rescaled(probe) for w in kept + pending}) if pending else 0.0
     if change <= TOLERANCE:
         return pending

@@ -38,7 +38,7 @@ class Probe:
         loss: Maps the model's output to a scalar tensor; None compares the whole output.
         eps: For every normalisation; None keeps the model's own.
         generic: Move parameters and inputs off special values (zeros, constants) at which a weight can be
-            scale-invariant by accident: a bias that starts at zero, a residual branch whose last scale is zero.
+            scale-invariant by accident: a bias that starts at zero, a residual branch scaled by zero.
         copies: How many noisy copies of the example to stack along the batch.
     """
 
@@ -125,7 +125,7 @@ class Probe:
 
     @torch.no_grad()
     def change(self, values: Mapping[str, Tensor]) -> float:
-        """Largest relative change of an output when the named parameters take other values, for this one time.
+        """Largest relative change of an output when the named parameters take other values, this one time.
 
         Infinite if that makes an output non-finite. `gradients` must have been called: it sets the reference.
         """
@@ -251,7 +251,9 @@ def _is_normalization(module: nn.Module) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    """The error's type and the first line of its message."""
+    message = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {message[0]}"
 
 
 def _eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
@@ -262,7 +264,7 @@ def _eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def _same_randomness(model: nn.Module) -> Iterator[None]:
-    """The same random numbers in every evaluation, float64 by default, and the caller's own state afterwards."""
+    """The same random numbers in every evaluation, float64 by default; then the caller's own state again."""
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     python_state, default = random.getstate(), torch.get_default_dtype()
     numpy = sys.modules.get("numpy")

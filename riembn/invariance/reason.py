@@ -20,7 +20,7 @@ _NORMALIZATIONS = {
     "LinalgVectorNorm": "a normalisation",
     "WeightNorm": "its own normalisation",
 }
-# Functions that are not positive-homogeneous; whatever is not named here passes a scale on (ReLU, pooling, …).
+# Functions that are not positive-homogeneous; what is not named here passes a scale on (ReLU, pooling, …).
 _BREAKING = {
     "Gelu": "GELU",
     "Silu": "SiLU",
@@ -28,21 +28,19 @@ _BREAKING = {
     "Hardsigmoid": "Hardsigmoid",
     "Hardtanh": "ReLU6 or Hardtanh",
     "LogSigmoid": "LogSigmoid",
+    "LogSoftmax": "a softmax",
     "Sigmoid": "Sigmoid",
     "Tanh": "Tanh",
     "Elu": "ELU",
     "Softplus": "Softplus",
     "Softshrink": "Softshrink",
     "Hardshrink": "Hardshrink",
-    "Threshold": "",
     "Mish": "Mish",
     "Softmax": "a softmax",
     "Exp": "an exponential",
     "Log": "a logarithm",
     "Sin": "a sine",
     "Cos": "a cosine",
-    "ScaledDotProduct": "the softmax of attention",
-    "Mkldnn": "",
 }
 _MIXING = ("Convolution", "Addmm", "Mm", "Bmm", "Linear", "Mv")
 
@@ -115,21 +113,20 @@ class Reasons:
             return "", "meets a BatchNorm that is frozen"
         if norm:
             return norm, ""
-        breaking = next(
-            (text for word, text in _BREAKING.items() if kind.removeprefix("Log_").startswith(word)), ""
-        )
-        if breaking and not (kind.startswith("ScaledDot") and _position(node, consumer) == 2):
-            return "", f"passes through {breaking}"
+        if kind.startswith("ScaledDotProduct") and _position(node, consumer) < 2:
+            return "", "passes through the softmax of attention"
+        if kind in _BREAKING:
+            return "", f"passes through {_BREAKING[kind]}"
         others = [n for n, _ in consumer.next_functions if n is not None and n is not node]
-        if kind.startswith(("Add", "Sub")) and not kind.startswith("Addmm") and others:
+        if kind in ("Add", "Sub") and others:
             learned = [self._leaf(n) for n in others]
             if None in learned:
                 return "", "feeds a sum with the shortcut"
             if any(p is not None and p.dim() > 1 for p in learned):
                 return "", "is added to a learned offset"
-        if kind.startswith("Mul") and any(self._leaf(n) is None for n in others):
+        if kind == "Mul" and self._leaf(node) is None and any(self._leaf(n) is None for n in others):
             return "", "is multiplied with another path"
-        if concatenated and kind.startswith(_MIXING):
+        if concatenated and kind in _MIXING:
             return "", "is mixed with the channels it is concatenated with"
         return "", ""
 
@@ -144,7 +141,8 @@ class Reasons:
 
 
 def _kind(node: Node) -> str:
-    return str(node.name()).rpartition("::")[2]
+    """The function of a node: "Gelu" for GeluBackward0."""
+    return str(node.name()).rpartition("::")[2].partition("Backward")[0]
 
 
 def _position(node: Node, consumer: Node) -> int:

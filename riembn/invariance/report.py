@@ -41,7 +41,7 @@ class Verdict:
 
     @property
     def granularity(self) -> str:
-        """What one weight vector spans: "channel", "N channels", "whole tensor"; "" if it is not invariant."""
+        """What one weight vector spans: "channel", "4 channels", "whole tensor"; "" in the rest."""
         if not self.invariant:
             return ""
         if self.channels_per_row is None:
@@ -91,7 +91,7 @@ class Split:
         return list(groups.values())
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a parameter: name, shape, parameters, invariant, granularity, rows, reason, error, own_eps."""
+        """One row a parameter; ``parameters`` counts its numbers, the other columns are as in `Verdict`."""
         import pandas
 
         columns = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -37,13 +37,14 @@ class Weight:
     gradient: Tensor | None
     layout: Layout | None = None
     refusal: str = ""
+    _sums: dict[tuple[Layout, bool], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         return self.candidate.name
 
     def propose(self, probe: Probe) -> None:
-        """Find whether the weight has any influence, and the finest layout in which its gradient is tangent."""
+        """Find whether the weight has influence, and the finest layout in which its gradient is tangent."""
         if self.gradient is None:
             self.refusal = "unused: the output does not depend on it"
             return
@@ -55,7 +56,7 @@ class Weight:
         self._settle(next((g for g in self._layouts() if bool(self._tangent(g).all())), None))
 
     def propose_by_rescaling(self, probe: Probe) -> None:
-        """The same where gradients cannot be trusted: one pass for single channels, one for the whole tensor."""
+        """The same where gradients cannot be trusted, for single channels and for the whole tensor."""
         *_, whole = finest, *_ = self.candidate.layouts[0].granularities(self.value)
         passing = (
             g for g in (finest, whole) if probe.change({self.name: self.rescaled(probe, g)}) <= TOLERANCE
@@ -69,7 +70,10 @@ class Weight:
         return layout.rescaled(value, probe.factors(len(layout.rows(value))))
 
     def slope(self, gradient: Tensor | None, value: Tensor) -> float | None:
-        """Largest relative motion of the output per unit of log-scale of a vector (or of the whole, if rejected)."""
+        """Largest motion of the output, relative to its size, per unit of log-scale of one vector.
+
+        Of the whole tensor, if it is not invariant.
+        """
         if gradient is None:
             return None
         products = value * gradient
@@ -78,7 +82,7 @@ class Weight:
         return float(self.layout.rows(products.contiguous()).sum(1).abs().max())
 
     def partly(self) -> str:
-        """A reason if a part of the vectors is invariant: as queries and keys are that share a tensor with values."""
+        """A reason if some vectors are invariant: normalized queries and keys in one tensor with values."""
         best, text = 0.0, ""
         for layout in self.candidate.layouts[0].granularities(self.value)[:-1]:
             live = self._size(layout) > _SILENT
@@ -119,19 +123,26 @@ class Weight:
             yield from (g for g in layout.granularities(self.value) if g.channels_per_row is not None)
         yield from self.candidate.layouts[0].granularities(self.value)[-1:]
 
-    def _product(self, layout: Layout) -> Tensor:
-        return layout.rows(self._terms()).sum(1)
-
-    def _size(self, layout: Layout) -> Tensor:
-        return layout.rows(self._terms().abs()).sum(1)
-
     def _tangent(self, layout: Layout) -> Tensor:
         """Which vectors are orthogonal to their gradients, to rounding."""
         return self._product(layout).abs() <= TOLERANCE * self._size(layout) + _SILENT
 
-    def _terms(self) -> Tensor:
+    def _product(self, layout: Layout) -> Tensor:
+        """⟨w, ∂L/∂w⟩ of every vector."""
+        return self._gather(layout, size=False)
+
+    def _size(self, layout: Layout) -> Tensor:
+        """The sum of the absolute terms of that product: what it is to be compared with."""
+        return self._gather(layout, size=True)
+
+    def _gather(self, layout: Layout, size: bool) -> Tensor:
         assert self.gradient is not None  # an unused weight has its refusal before this is asked
-        return (self.value * self.gradient).contiguous()
+        channel = replace(layout, channels_per_row=1)
+        if (channel, size) not in self._sums:
+            terms = (self.value * self.gradient).contiguous()
+            self._sums[channel, size] = channel.rows(terms.abs() if size else terms).sum(1)
+        sums = self._sums[channel, size]
+        return sums.view(-1, layout.channels_per_row or len(sums)).sum(1)
 
 
 def describe(layout: Layout) -> str:

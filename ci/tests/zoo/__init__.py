@@ -1,0 +1,1 @@
+"""Networks whose scale-invariant weights were worked out by hand."""
