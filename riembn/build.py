@@ -73,7 +73,9 @@ def build_optimizer(
     accepted = {*defaults, "foreach", "fused"}
     for name in overrides:
         if name not in accepted:
-            raise ValueError(f"build_optimizer: {method!r} has no option {name!r}; it has {_list(sorted(accepted))}.")
+            raise ValueError(
+                f"build_optimizer: {method!r} has no option {name!r}; it has {_list(sorted(accepted))}."
+            )
     if method == "sgd":
         return optimizer(model.parameters(), **{**defaults, **overrides})
 

@@ -18,7 +18,9 @@ def points(draw, vectors=1, angle=None):
     n = draw(st.integers(2, 30))
     batch = draw(st.sampled_from([(), (4,), (2, 3)]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
-    y = torch.nn.functional.normalize(torch.randn(*batch, n, generator=generator, dtype=torch.float64), dim=-1)
+    y = torch.nn.functional.normalize(
+        torch.randn(*batch, n, generator=generator, dtype=torch.float64), dim=-1
+    )
     tangents = []
     for i in range(vectors):
         h = sphere.project_tangent(y, torch.randn(*batch, n, generator=generator, dtype=torch.float64))
@@ -118,7 +120,9 @@ def test_projection_is_idempotent_tangent_and_self_adjoint(case):
 @pytest.mark.parametrize("manifold", MANIFOLDS)
 def test_retraction_agrees_with_exp_map_to_second_order(manifold):
     y = torch.nn.functional.normalize(torch.randn(6, 9, dtype=torch.float64), dim=-1)
-    h = torch.nn.functional.normalize(manifold.project_tangent(y, torch.randn(6, 9, dtype=torch.float64)), dim=-1)
+    h = torch.nn.functional.normalize(
+        manifold.project_tangent(y, torch.randn(6, 9, dtype=torch.float64)), dim=-1
+    )
     steps = torch.tensor([1e-1, 1e-2], dtype=torch.float64)
     errors = [(manifold.retraction(y, t * h) - manifold.exp_map(y, t * h)).norm(dim=-1).max() for t in steps]
     slope = math.log(errors[0] / errors[1]) / math.log(10)
@@ -130,7 +134,9 @@ def test_operators_are_differentiable_twice_also_at_zero(near):
     torch.manual_seed(0)
     y = torch.nn.functional.normalize(torch.randn(2, 5, dtype=torch.float64), dim=-1)
     v = sphere.project_tangent(y, torch.randn(2, 5, dtype=torch.float64))
-    h = near * torch.nn.functional.normalize(sphere.project_tangent(y, torch.randn(2, 5, dtype=torch.float64)), dim=-1)
+    h = near * torch.nn.functional.normalize(
+        sphere.project_tangent(y, torch.randn(2, 5, dtype=torch.float64)), dim=-1
+    )
     h.requires_grad_()
 
     def exp_map(h):

@@ -33,7 +33,8 @@ FOREACH = [True, False]
 def weights(dtype, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [
-        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape, _ in WEIGHTS
+        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
+        for shape, _ in WEIGHTS
     ]
 
 
@@ -49,7 +50,9 @@ def run_against_reference(method, dtype, steps, tolerance, foreach, scale=1.0, a
     optimizer_class, options = METHODS[method]
     options = {**options, **changes}
     params = weights(dtype)
-    optimizer = optimizer_class(groups(params), foreach=foreach, **options, **({"alpha": alpha} if alpha else {}))
+    optimizer = optimizer_class(
+        groups(params), foreach=foreach, **options, **({"alpha": alpha} if alpha else {})
+    )
     expected = [p.detach().double().clone() for p in params]
     states = [{} for _ in params]
     generator = torch.Generator().manual_seed(1)
@@ -71,7 +74,9 @@ def run_against_reference(method, dtype, steps, tolerance, foreach, scale=1.0, a
     for p, w, state in zip(params, expected, states, strict=True):
         torch.testing.assert_close(p.detach().double(), w, rtol=tolerance, atol=tolerance)
         for key, value in state.items() if p.numel() else ():
-            torch.testing.assert_close(optimizer.state[p][key].double(), value, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(
+                optimizer.state[p][key].double(), value, rtol=tolerance, atol=tolerance
+            )
     return params, optimizer
 
 
@@ -155,7 +160,10 @@ def test_rows_stay_on_the_sphere_and_momentum_tangent(method, foreach):
 
 
 @given(
-    rows=st.integers(1, 5), fan_in=st.integers(2, 40), seed=st.integers(0, 2**16), size=st.sampled_from([1e-3, 1.0, 1e3])
+    rows=st.integers(1, 5),
+    fan_in=st.integers(2, 40),
+    seed=st.integers(0, 2**16),
+    size=st.sampled_from([1e-3, 1.0, 1e3]),
 )
 @settings(max_examples=60, deadline=None)
 def test_step_angle_is_bounded(rows, fan_in, seed, size):

@@ -77,7 +77,9 @@ def to_rows(
     Raises:
         ValueError: If the tensor has fewer than two dimensions or does not divide into such rows.
     """
-    view, along = row_view(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    view, along = row_view(
+        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
+    )
     numbering = [d for d in range(view.dim()) if d not in along]
     rows = math.prod(view.shape[d] for d in numbering)
     fan_in = math.prod(view.shape[d] for d in along)
@@ -101,7 +103,9 @@ def from_rows(
     Returns:
         A tensor of ``weight``'s shape; a view of ``rows`` where strides allow.
     """
-    view, along = row_view(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    view, along = row_view(
+        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
+    )
     order = [*(d for d in range(view.dim()) if d not in along), *along]
     unpermuted = rows.reshape([view.shape[d] for d in order]).permute(*map(order.index, range(view.dim())))
     return unpermuted.reshape(weight.shape)
@@ -111,7 +115,9 @@ def row_count(
     weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
 ) -> int:
     """How many weight vectors `to_rows` gives; arguments and errors are the same."""
-    view, along = row_view(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    view, along = row_view(
+        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
+    )
     return math.prod(view.shape[d] for d in range(view.dim()) if d not in along)
 
 

@@ -88,7 +88,9 @@ def log_map(y: Tensor, z: Tensor) -> Tensor:
     sine, cosine = _norm(tangent), _dot(y, z)
     angle = torch.atan2(sine, cosine)
     inside = sine > 0
-    ratio = torch.where(inside, angle / torch.where(inside, sine, torch.ones_like(sine)), torch.ones_like(sine))
+    ratio = torch.where(
+        inside, angle / torch.where(inside, sine, torch.ones_like(sine)), torch.ones_like(sine)
+    )
     return ratio * tangent
 
 
@@ -186,7 +188,9 @@ def _trigonometry(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
     # 2 sin²(a/2) instead of 1 - cos a, which cancels.
     versine_ratio = torch.where(
-        small, 0.5 * (1 - near / 12 * (1 - near / 30 * (1 - near / 56))), 2 * torch.sin(angle / 2).square() / far
+        small,
+        0.5 * (1 - near / 12 * (1 - near / 30 * (1 - near / 56))),
+        2 * torch.sin(angle / 2).square() / far,
     )
     return cosine, sine_ratio, versine_ratio
 

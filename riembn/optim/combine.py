@@ -36,7 +36,9 @@ class Combined(Optimizer):
             raise ValueError("Combined: no optimizer given; pass one or more.")
         for part in parts:
             if not isinstance(part, Optimizer):
-                raise TypeError(f"Combined: got {type(part).__name__}, but every part must be a torch optimizer.")
+                raise TypeError(
+                    f"Combined: got {type(part).__name__}, but every part must be a torch optimizer."
+                )
             if part.state:
                 raise ValueError(
                     f"Combined: the {type(part).__name__} part already has state; combine before the first step."

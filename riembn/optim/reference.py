@@ -133,7 +133,12 @@ def step_rows(
             rows[i], moments[i] = sgd_g(rows[i], grads[i], moments[i], **options)  # type: ignore[arg-type]
         elif method == "adam-g":
             rows[i], moments[i], v = adam_g(
-                rows[i], grads[i], moments[i], float(second[i]), t=t, **options  # type: ignore[arg-type]
+                rows[i],
+                grads[i],
+                moments[i],
+                float(second[i]),
+                t=t,
+                **options,  # type: ignore[arg-type]
             )
             second[i] = v
         elif method == "psi-sgd":

@@ -61,9 +61,7 @@ class RowScalars:
 
     def __init__(self, views: Sequence[Tensor], along: Along) -> None:
         self.along = along
-        self.shapes = [
-            tuple(1 if d in along else n for d, n in enumerate(view.shape)) for view in views
-        ]
+        self.shapes = [tuple(1 if d in along else n for d, n in enumerate(view.shape)) for view in views]
         self.counts = [math.prod(shape) for shape in self.shapes]
 
     def join(self, columns: Sequence[Tensor]) -> Tensor:
@@ -98,7 +96,10 @@ class Batch(NamedTuple):
 
 
 def batches(
-    params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Sequence[Tensor]], layout: dict[str, Any]
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[Sequence[Tensor]],
+    layout: dict[str, Any],
 ) -> Iterator[Batch]:
     """The tensors of a param group in as few batches as their devices, types and dimensions allow."""
     found: dict[Any, Batch] = {}

@@ -105,7 +105,9 @@ class RowOptimizer(Optimizer):
                 "(riembn.build_optimizer does so)."
             )
         if not p.dtype.is_floating_point:
-            raise ValueError(f"{name}: parameter {which} is {p.dtype}; only real floating-point weights are accepted.")
+            raise ValueError(
+                f"{name}: parameter {which} is {p.dtype}; only real floating-point weights are accepted."
+            )
         view, along = row_view(p.detach(), **layout(group))
         if not p.numel():
             return
@@ -133,7 +135,9 @@ class RowOptimizer(Optimizer):
         """The state tensor ``key`` in ``p``'s shape, made of zeros at first; float32 for half precision."""
         state = self.state[p]
         if key not in state:
-            state[key] = torch.zeros_like(p, dtype=compute_dtype(p.dtype), memory_format=torch.preserve_format)
+            state[key] = torch.zeros_like(
+                p, dtype=compute_dtype(p.dtype), memory_format=torch.preserve_format
+            )
         return state[key]
 
     def _row_state(self, p: Tensor, key: str, group: dict[str, Any]) -> Tensor:
@@ -150,7 +154,14 @@ def layout(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_range(
-    caller: str, name: str, value: Any, low: float, high: float, *, open_high: bool = False, none: bool = False
+    caller: str,
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    open_high: bool = False,
+    none: bool = False,
 ) -> None:
     """Raise ValueError unless ``value`` is a finite number (or one-element tensor) in the range."""
     end = ")" if open_high else "]"
@@ -177,4 +188,3 @@ def dense_grad(p: Tensor, caller: str) -> Tensor:
             "gradients (nn.Embedding: set sparse=False)."
         )
     return p.grad
-

@@ -161,7 +161,10 @@ def _multi_tensor_sgd_g(
         if alpha:
             torch._foreach_mul_(ys, rows.split(shrink))
             shrink.fill_(1)
-            gs = [g + orthogonality_term(y, p, alpha, layout) for p, y, g in zip(batch.params, ys, gs, strict=True)]
+            gs = [
+                g + orthogonality_term(y, p, alpha, layout)
+                for p, y, g in zip(batch.params, ys, gs, strict=True)
+            ]
 
         # h is the projected gradient times `scale`, a power of two a row that keeps its square finite.
         scale = rows.scales(gs)

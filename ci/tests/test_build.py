@@ -1,0 +1,442 @@
+"""One optimizer object over a whole network works wherever torch's own do."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import riembn
+from riembn.optim import PSISGD, SGDG, AdamG, Combined
+
+MANIFOLD_METHODS = ["sgd-g", "adam-g", "psi-sgd"]
+METHODS = ["sgd", *MANIFOLD_METHODS]
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 3),
+    )
+
+
+def example(seed=1, count=16):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 1, 8, 8, generator=generator), torch.randint(
+        0, 3, (count,), generator=generator
+    )
+
+
+def made(method, seed=0, **options):
+    model = network(seed)
+    return model, riembn.build_optimizer(model, example()[0], method, **options)
+
+
+def one_step(model, optimizer, seed):
+    x, target = example(seed)
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), target)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def states(optimizer):
+    return [
+        {k: v for k, v in optimizer.state[p].items()} for g in optimizer.param_groups for p in g["params"]
+    ]
+
+
+def assert_same(a, b):
+    (model_a, optimizer_a), (model_b, optimizer_b) = a, b
+    for p, q in zip(model_a.parameters(), model_b.parameters(), strict=True):
+        assert torch.equal(p, q)
+    for s, t in zip(states(optimizer_a), states(optimizer_b), strict=True):
+        assert s.keys() == t.keys()
+        for key in s:
+            assert torch.equal(torch.as_tensor(s[key]), torch.as_tensor(t[key]))
+
+
+def test_parameters_go_where_they_belong():
+    for method, kind in (("sgd-g", SGDG), ("adam-g", AdamG), ("psi-sgd", PSISGD)):
+        model, optimizer = made(method)
+        manifold, rest = optimizer.parts
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(manifold, kind) and isinstance(rest, torch.optim.SGD)
+        on_manifold = [p for g in manifold.param_groups for p in g["params"]]
+        assert {id(p) for p in on_manifold} == {id(model[0].weight), id(model[3].weight)}
+        decayed = {id(p): g["weight_decay"] for g in rest.param_groups for p in g["params"]}
+        assert decayed.pop(id(model[7].weight)) == 5e-4 and set(decayed.values()) == {0.0}
+        assert len(on_manifold) + len(decayed) + 1 == len(list(model.parameters()))
+        assert all(g["nesterov"] and g["momentum"] == 0.9 and g["lr"] == 0.01 for g in rest.param_groups)
+    model, optimizer = made("sgd")
+    assert type(optimizer) is torch.optim.SGD and optimizer.param_groups[0]["weight_decay"] == 5e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_option_reaches_the_groups(method):
+    given = {
+        "sgd": dict(lr=0.3, momentum=0.5, nesterov=False, weight_decay=0.1),
+        "sgd-g": dict(lr=0.3, momentum=0.5, grad_clip=None, alpha=0.2, foreach=False),
+        "adam-g": dict(lr=0.3, betas=(0.5, 0.6), eps=1e-4, grad_clip=0.7, alpha=0.2, foreach=False),
+        "psi-sgd": dict(lr=0.3, momentum=0.5, foreach=False),
+    }[method]
+    rest = {} if method == "sgd" else dict(rest_lr=0.7, rest_momentum=0.0, rest_weight_decay=0.2)
+    _, optimizer = made(method, **given, **rest)
+    group = optimizer.param_groups[0]
+    assert {name: group[name] for name in given} == given
+    if rest:
+        assert [g["lr"] for g in optimizer.param_groups[1:]] == [0.7, 0.7]
+        assert [g["weight_decay"] for g in optimizer.param_groups[1:]] == [0.2, 0.0]
+        assert optimizer.param_groups[1]["momentum"] == 0 and not optimizer.param_groups[1]["nesterov"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loss_falls_and_a_combined_step_is_the_parts_steps(method):
+    model, optimizer = made(method)
+    start = [p.detach().clone() for p in model.parameters()]
+    losses = [one_step(model, optimizer, 1) for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), start, strict=True))
+    if method == "sgd":
+        return
+    twin = network()
+    combined = riembn.build_optimizer(twin, example()[0], method)
+    for _ in range(30):
+        nn.functional.cross_entropy(twin(example(1)[0]), example(1)[1]).backward()
+        for part in combined.parts:
+            part.step()
+            part.zero_grad()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_rest_parameters_move_exactly_as_under_torch_sgd():
+    model, optimizer = made("sgd-g")
+    twin = copy.deepcopy(model)
+    plain = torch.optim.SGD(twin[7].parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=0)
+    plain.param_groups[0]["params"] = [twin[7].weight]
+    plain.param_groups[0]["weight_decay"] = 5e-4
+    for _ in range(3):
+        grad = torch.randn_like(model[7].weight)
+        model[7].weight.grad, twin[7].weight.grad = grad.clone(), grad.clone()
+        optimizer.step()
+        plain.step()
+    assert torch.equal(model[7].weight, twin[7].weight)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("through_file", [False, True])
+def test_state_dict_round_trip(method, through_file):
+    a = made(method)
+    for seed in range(3):
+        one_step(*a, seed)
+    saved = {"model": a[0].state_dict(), "optimizer": a[1].state_dict()}
+    if through_file:
+        buffer = io.BytesIO()
+        torch.save(saved, buffer)
+        buffer.seek(0)
+        saved = torch.load(buffer, weights_only=True)
+    saved = copy.deepcopy(saved)
+    b = made(method, seed=5)
+    b[0].load_state_dict(saved["model"])
+    b[1].load_state_dict(saved["optimizer"])
+    for seed in range(3, 6):
+        assert one_step(*a, seed) == one_step(*b, seed)
+    assert_same(a, b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies_are_independent_and_go_on_alike(method, how):
+    a = made(method)
+    one_step(*a, 0)
+    b = copy.deepcopy(a) if how == "deepcopy" else pickle.loads(pickle.dumps(a))
+    before = [p.detach().clone() for p in b[0].parameters()]
+    one_step(*a, 1)
+    assert all(torch.equal(p, q) for p, q in zip(b[0].parameters(), before, strict=True))
+    one_step(*b, 1)
+    one_step(*a, 2)
+    one_step(*b, 2)
+    assert_same(a, b)
+    assert repr(b[1]) == repr(a[1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_multi_step_schedule_multiplies_every_rate(method):
+    model, optimizer = made(method)
+    before = [g["lr"] for g in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], gamma=0.2)
+    for seed in range(2):
+        one_step(model, optimizer, seed)
+        schedule.step()
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.04 * lr for lr in before])
+    assert schedule.get_last_lr() == [g["lr"] for g in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_cycle_schedule_runs_and_reaches_its_peak(method):
+    model, optimizer = made(method)
+    peaks = [2 * g["lr"] for g in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=10, pct_start=0.5)
+    seen = []
+    for seed in range(9):
+        one_step(model, optimizer, seed)
+        schedule.step()
+        seen.append(
+            ([g["lr"] for g in optimizer.param_groups], [g.get("momentum") for g in optimizer.param_groups])
+        )
+    assert [max(rates) for rates in zip(*(s[0] for s in seen), strict=True)] == pytest.approx(peaks)
+    assert min(s[1][-1] for s in seen) == pytest.approx(0.85)
+    if method == "adam-g":
+        assert optimizer.param_groups[0]["betas"] == (0.9, 0.99)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_grad_scaler_skips_what_overflows_and_unscales_the_rest(method):
+    a, b = made(method), made(method)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for seed in range(2):
+        one_step(*a, seed)
+        x, target = example(seed)
+        b[1].zero_grad()
+        scaler.scale(nn.functional.cross_entropy(b[0](x), target)).backward()
+        scaler.step(b[1])
+        scaler.update()
+    for p, q in zip(a[0].parameters(), b[0].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    before = [p.detach().clone() for p in b[0].parameters()]
+    for p in b[0].parameters():
+        p.grad = torch.full_like(p, float("inf"))
+    scaler.scale(torch.zeros(()))
+    scaler.step(b[1])
+    scaler.update()
+    assert all(torch.equal(p, q) for p, q in zip(b[0].parameters(), before, strict=True))
+    assert scaler.get_scale() == 512
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_closure_runs_once_with_gradients_on(method):
+    model, optimizer = made(method)
+    calls = []
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        x, target = example()
+        loss = nn.functional.cross_entropy(model(x), target)
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = optimizer.step(closure)
+    assert calls == [True] and loss.item() > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_grad_sets_to_none_or_zero(method):
+    model, optimizer = made(method)
+    one_step(model, optimizer, 0)
+    optimizer.zero_grad(set_to_none=False)
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step()  # nothing has a gradient: nothing moves
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("method", MANIFOLD_METHODS)
+def test_groups_can_be_added_to_either_part(method):
+    model, optimizer = made(method)
+    one_step(model, optimizer, 0)
+    weight, bias = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(5))
+    optimizer.add_param_group({"params": [weight], "part": 0, "lr": 0.05})
+    optimizer.add_param_group({"params": bias})
+    assert optimizer.param_groups[-2]["channels_per_row"] == 1
+    assert optimizer.param_groups[-1]["part"] == 1 and optimizer.param_groups[-1]["lr"] == 0.01
+    if method != "psi-sgd":
+        torch.testing.assert_close(weight.detach().norm(dim=1), torch.ones(4))
+    before = weight.detach().clone(), bias.detach().clone()
+    weight.grad, bias.grad = torch.randn(4, 5), torch.randn(5)
+    optimizer.step()
+    assert not torch.equal(weight, before[0]) and not torch.equal(bias, before[1])
+    restored = copy.deepcopy(optimizer)
+    restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    count = len(optimizer.param_groups)
+    for group, message in (
+        ({"params": [nn.Parameter(torch.randn(3))], "part": 0}, "two or more dimensions"),
+        ({"params": [weight]}, "already in another group"),
+        ({"params": [nn.Parameter(torch.randn(3, 3))], "part": 2}, "parts are 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.add_param_group(group)
+        assert len(optimizer.param_groups) == count
+
+
+def test_step_hooks_fire_once():
+    model, optimizer = made("sgd-g")
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    one_step(model, optimizer, 0)
+    assert calls == ["pre", "post"]
+
+
+@pytest.mark.parametrize("rest, kind", [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_rest_goes_to_the_optimizer_named(rest, kind):
+    model, optimizer = made("sgd-g", rest=rest, rest_lr=1e-3)
+    assert type(optimizer.parts[1]) is kind
+    losses = [one_step(model, optimizer, 1) for _ in range(20)]
+    assert losses[-1] < losses[0]
+    _, custom = made("sgd-g", rest=lambda groups: torch.optim.RMSprop(groups, lr=1e-3))
+    assert type(custom.parts[1]) is torch.optim.RMSprop
+
+
+@pytest.mark.parametrize("method", ["sgd-g", "adam-g"])
+def test_network_function_is_unchanged_by_construction(method):
+    model = network().double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-300  # torch refuses zero
+    x = example()[0].double()
+    before = model(x)
+    riembn.build_optimizer(model, x, method)
+    torch.testing.assert_close(model(x), before, rtol=1e-10, atol=1e-10)
+
+
+BAD_CALLS = [
+    (dict(method="sgdg"), ValueError, "no method 'sgdg'; there are 'sgd', 'sgd-g', 'adam-g', 'psi-sgd'"),
+    (dict(method="sgd-g", betas=(0.9, 0.9)), ValueError, "'sgd-g' has no option 'betas'; it has 'alpha'"),
+    (dict(method="sgd-g", rest="lion"), ValueError, "no rest 'lion'; there are 'sgd', 'adam', 'adamw'"),
+    (dict(method="sgd-g", rule="papers"), ValueError, "rule='papers'"),
+    (dict(method="sgd-g", lr=float("nan")), ValueError, "lr=nan, but lr must be a finite number >= 0"),
+    (dict(method="sgd-g", lr=-1), ValueError, "lr=-1"),
+    (
+        dict(method="sgd-g", momentum=1.0),
+        ValueError,
+        r"momentum=1.0, but momentum must be a number in \[0, 1\)",
+    ),
+    (dict(method="sgd-g", grad_clip="0.1"), ValueError, "grad_clip='0.1'.*or None"),
+    (dict(method="adam-g", betas=0.9), ValueError, "betas=0.9.*pair"),
+    (dict(method="adam-g", betas=(0.9, 1.0)), ValueError, r"betas\[1\]=1.0"),
+    (dict(method="adam-g", eps=-1e-8), ValueError, "eps=-1e-08"),
+    (dict(method="adam-g", alpha=float("inf")), ValueError, "alpha=inf"),
+]
+
+
+@pytest.mark.parametrize("call, error, message", BAD_CALLS)
+def test_bad_input_is_refused_in_one_line_and_changes_nothing(call, error, message):
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(error, match=message) as caught:
+        riembn.build_optimizer(model, example()[0], **call)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def good():
+    return nn.Parameter(torch.randn(3, 4))
+
+
+ZERO_ROW = torch.ones(3, 4)
+ZERO_ROW[1] = 0
+
+
+@pytest.mark.parametrize("optimizer", [SGDG, AdamG, PSISGD])
+@pytest.mark.parametrize(
+    "second, error, message",
+    [
+        (
+            nn.Parameter(torch.ones(3)),
+            ValueError,
+            r"number 1 of its group has shape \(3,\).*two or more dimensions",
+        ),
+        (nn.Parameter(ZERO_ROW), ValueError, r"row 1 of parameter number 1 .*norm 0 "),
+        (nn.Parameter(ZERO_ROW / ZERO_ROW), ValueError, r"row 1 .*norm nan "),
+        (nn.Parameter(torch.ones(3, 4, dtype=torch.complex64)), ValueError, "complex64; only real"),
+        (torch.ones(3, 4, dtype=torch.int64), ValueError, "int64; only real"),
+    ],
+)
+def test_bad_parameters_are_refused_before_any_is_touched(optimizer, second, error, message):
+    first = good()
+    before = first.detach().clone()
+    options = {"lr": 0.1} if optimizer is PSISGD else {}
+    with pytest.raises(error, match=message) as caught:
+        optimizer([first, second], **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(error, match=message):
+        optimizer([{"params": [first]}, {"params": [good(), second]}], **options)
+    assert torch.equal(first, before)
+    made = optimizer([first], **options)
+    with pytest.raises(error, match=message):
+        made.add_param_group({"params": [good(), second]})
+    assert len(made.param_groups) == 1
+
+
+def test_names_are_told_where_torch_knows_them():
+    model = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="parameter 'bias' has shape"):
+        SGDG(model.named_parameters())
+
+
+def test_paths_exclude_each_other():
+    with pytest.raises(ValueError, match="foreach=True and fused=True exclude each other"):
+        SGDG([good()], foreach=True, fused=True)
+
+
+def test_sparse_gradients_are_refused():
+    embedding = nn.Embedding(5, 3, sparse=True)
+    optimizer = SGDG(embedding.parameters())
+    embedding(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse gradient.*sparse=False"):
+        optimizer.step()
+
+
+def test_tensor_rate_equals_number_rate():
+    for optimizer, options in ((SGDG, {}), (AdamG, {}), (PSISGD, {"momentum": 0.9})):
+        p = good()
+        q = nn.Parameter(p.detach().clone())
+        a, b = optimizer([p], lr=0.1, **options), optimizer([q], lr=torch.tensor(0.1), **options)
+        for _ in range(3):
+            p.grad = torch.randn(3, 4)
+            q.grad = p.grad.clone()
+            a.step()
+            b.step()
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_parts_must_be_new_disjoint_optimizers():
+    p = good()
+    with pytest.raises(ValueError, match="no optimizer given"):
+        Combined()
+    with pytest.raises(TypeError, match="got int"):
+        Combined(3)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        Combined(SGDG([p]), torch.optim.SGD([p], lr=0.1))
+    stepped = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+    p.grad = torch.ones_like(p)
+    stepped.step()
+    with pytest.raises(ValueError, match="already has state"):
+        Combined(stepped)
+
+
+def test_state_of_another_method_is_refused():
+    _, a = made("sgd-g")
+    _, b = made("sgd")
+    with pytest.raises(ValueError, match="saved groups belong to parts"):
+        a.load_state_dict(b.state_dict())
+
+
+def test_model_without_invariant_weights_is_refused():
+    with pytest.raises(ValueError):
+        riembn.build_optimizer(nn.Linear(3, 2), torch.randn(4, 3), "sgd-g")
