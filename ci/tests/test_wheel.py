@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_wheel_holds_the_package_and_its_type_marker_alone(tmp_path: Path) -> None:
-    source = tmp_path / "source"  # a copy, because setuptools leaves files of its own in the tree it builds from
+    source = (
+        tmp_path / "source"
+    )  # a copy, because setuptools leaves files of its own in the tree it builds from
     shutil.copytree(ROOT / "riembn", source / "riembn", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

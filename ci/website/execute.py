@@ -112,15 +112,16 @@ def _run_one(root: Path, page: Page, profile: str, running: list[subprocess.Pope
 def _failure(page: Page, output: Path, said: str, seconds: float, root: Path) -> str:
     """One line on what went wrong, then the end of the traceback and where to look."""
     cells = nbformat.read(output, as_version=4).cells if output.is_file() else []
-    for place, cell in enumerate(cells):
-        for error in (out for out in cell.get("outputs", []) if out.output_type == "error"):
+    added = {"papermill-error-cell-tag", "injected-parameters"}  # by papermill: not counted by who wrote it
+    code = [c for c in cells if c.cell_type == "code" and not added & set(c.metadata.get("tags", []))]
+    for place, cell in enumerate(code, 1):
+        for error in (out for out in cell.outputs if out.output_type == "error"):
             if error.ename == "KeyboardInterrupt":
                 continue
-            what = f"{error.ename}: {error.evalue}".strip()
-            trace = [line for line in _plain("\n".join(error.traceback)).splitlines() if line.strip()]
-            shown = "\n".join(f"    {line}" for line in trace[-12:])
-            kept = output.relative_to(root)
-            return f"{page.name}: cell {place + 1} failed: {what}\n{shown}\n  All of it: {kept}"
+            trace = _plain("\n".join(error.traceback)).splitlines()
+            shown = [f"    {line}" for line in trace if line.strip(" -")][-12:]
+            head = f"{page.name}: code cell {place} failed: {error.ename}: {error.evalue}"
+            return "\n".join([head, *shown, f"  All of it: {output.relative_to(root)}"])
     if "Timeout" in said:
         return f"{page.name}: a cell ran for longer than allowed and was stopped after {seconds:.0f} s."
     last = [line for line in _plain(said).splitlines() if line.strip()] or ["no message"]

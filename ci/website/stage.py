@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from riembn.chapter import RUNS
-from website.contents import Page
+from website.contents import BookError, Page
 from website.endings import commit, duration, ending, records, runs, seconds, table, used
 from website.execute import executed
 
@@ -75,7 +76,19 @@ def _filled(root: Path, page: Page, chapters: dict[Page, NotebookNode], profile:
     for mark, make in tables.items():
         if mark in text:
             text = text.replace(mark, make())
-    return text
+    figure = re.compile(r"<!-- figure: ([\w-]+) ([\w-]+) -->")
+    return figure.sub(lambda asked: _figure(page, chapters, asked[1], asked[2]), text)
+
+
+def _figure(page: Page, chapters: dict[Page, NotebookNode], chapter: str, name: str) -> str:
+    """A chapter's figure, by the name that its ``plots.show`` gave it."""
+    notebooks = [notebook for found, notebook in chapters.items() if found.name == chapter]
+    for cell in (cell for notebook in notebooks for cell in notebook.cells):
+        for out in cell.get("outputs", []):
+            drawn = out.get("data", {}).get("text/html", "")
+            if f'id="fig-{name}"' in drawn:
+                return str(drawn)
+    raise BookError(f"{page.document}: asks for figure {name} of {chapter}, which does not exist.")
 
 
 def _chapters(chapters: dict[Page, NotebookNode]) -> str:

@@ -95,6 +95,8 @@ def table(
 
     def text(name: Any, value: Any) -> str:
         how = formats.get(name, "{}")
+        if value is None or value != value:
+            return "–"
         return how(value) if callable(how) else how.format(value)
 
     head = "".join(cell('th scope="col"', name, str(name)) for name in frame.columns)
