@@ -69,7 +69,7 @@ def _train(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     if options.store is None and not options.dry_run:
         raise ValueError("sweep: --store is missing; give the folder where records are kept.")
-    varied = dict(_varied(words) for words in options.grid)
+    varied = dict(options.grid)
     if options.seeds:
         varied["seed"] = options.seeds
     bases = [preset(name, options.profile, **_overrides(options)) for name in options.preset]
@@ -142,7 +142,8 @@ def _varied(words: str) -> tuple[str, list[Any]]:
     field, equals, values = words.partition("=")
     name = field.replace("-", "_")
     if name not in FIELDS or not equals:
-        raise ValueError(f"--grid {words}: give FIELD=VALUE,VALUE,… with a field of {', '.join(FIELDS)}.")
+        accepted = f"give FIELD=VALUE,VALUE,… with a field of {', '.join(FIELDS)}"
+        raise argparse.ArgumentTypeError(f"{words!r} is not accepted; {accepted}")
     return name, [_value(name, text) for text in values.split(",")]
 
 
@@ -223,7 +224,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--fresh", action="store_true", help="train anew, whatever is there")
     many.add_argument("--seeds", type=_seeds, help="0,1,2 or 0-2")
     many.add_argument(
-        "--grid", action="append", default=[], metavar="FIELD=A,B,…", help="vary a field; several times"
+        "--grid",
+        action="append",
+        type=_varied,
+        default=[],
+        metavar="FIELD=A,B,…",
+        help="vary a field; several times",
     )
     many.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core")
     many.add_argument("--backend", help="a backend of joblib; its own processes otherwise")

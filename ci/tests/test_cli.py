@@ -1,0 +1,132 @@
+"""The command line says in one line what is wrong, and in its exit code whether all was done."""
+
+import subprocess
+import sys
+
+import pytest
+
+from riembn.__main__ import main
+from riembn.experiment import Store, preset
+from riembn.experiment.config import FIELDS
+
+TINY = ["--width", "0.0625", "--train-size", "96", "--batch-size", "32", "--epochs", "1"]
+SMALL = {"width": 0.0625, "train_size": 96, "batch_size": 32, "epochs": 1}
+
+
+def run(capsys, *words):
+    """Exit code, stdout and stderr of a command."""
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as end:  # argparse's way out
+        code = end.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_train_keeps_a_record_and_show_lists_it(tmp_path, capsys):
+    code, out, err = run(capsys, "train", "--preset", "vgg-11/digits/sgd-g", *TINY, "--store", tmp_path)
+    config = preset("vgg-11/digits/sgd-g", **SMALL)
+    assert code == 0 and err == "" and out.startswith(config.digest()) and "test " in out
+    assert Store(tmp_path).get(config) is not None
+    assert run(capsys, "show", "--store", tmp_path) == (0, out, "")
+
+
+def test_train_works_without_a_store(capsys):
+    assert run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY)[0] == 0
+
+
+def test_dry_run_prints_every_field_and_trains_nothing(tmp_path, capsys):
+    words = ["--preset", "wrn-28-10/cifar10/sgd-g", "--profile", "paper", "--seed", "3"]
+    code, out, _ = run(capsys, "train", *words, "--dry-run", "--store", tmp_path / "store")
+    config = preset("wrn-28-10/cifar10/sgd-g", profile="paper", seed=3)
+    shown = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert code == 0 and shown.keys() == {*FIELDS, "digest"}
+    assert (shown["digest"], shown["drops"], shown["beta2"]) == (config.digest(), "60,120,160", "none")
+    assert shown["augment"] == "true"
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("lr", "0.5", 0.5),
+        ("seed", "7", 7),
+        ("grad-clip", "none", None),
+        ("grad_clip", "0.5", 0.5),
+        ("train-size", "none", None),
+        ("drops", "1:3", (1, 3)),
+        ("drops", "1,3", (1, 3)),
+        ("drops", "none", ()),
+        ("augment", "true", True),
+        ("network", "vgg-13", "vgg-13"),
+        ("rule", "invariant", "invariant"),
+    ],
+)
+def test_fields_are_options(capsys, field, text, value):
+    code, out, _ = run(capsys, "train", "--preset", "vgg-11/digits/sgd-g", f"--{field}", text, "--dry-run")
+    expected = preset("vgg-11/digits/sgd-g", **{field.replace("-", "_"): value})
+    assert code == 0 and expected.digest() in out
+
+
+def test_sweep_fills_a_grid(tmp_path, capsys):
+    words = ["--preset", "vgg-11/digits/sgd-g", "--preset", "vgg-11/digits/sgd", *TINY, "--seeds", "0-1"]
+    words += ["--grid", "grad_clip=0.1,none", "--store", tmp_path]
+    code, out, _ = run(capsys, "sweep", *words, "--dry-run")
+    assert code == 0 and out.count("digest") == 6 and "record is there" not in out  # of sgd, 2 of 4 are equal
+    code, out, _ = run(capsys, "sweep", *words)
+    assert code == 0 and out == f"6 runs in {tmp_path}, 0 of them diverged\n"
+    assert run(capsys, "sweep", *words, "--dry-run")[1].count("(its record is there)") == 6
+
+
+def test_run_that_diverges_or_fails_is_exit_code_one(tmp_path, capsys):
+    base = ["--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path]
+    code, out, _ = run(capsys, "train", *base, "--lr", "1e18")
+    assert code == 1 and "diverged at step" in out
+    code, _, err = run(capsys, "sweep", *base, "--grid", "train_size=96,999999")
+    assert code == 1 and "1 of 2 runs failed" in err and "train_size=999999 is not accepted" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["train"], "required: --preset"),
+        (["train", "--preset", "vgg-13/cifar10/sgdg"], "unknown method 'sgdg'"),
+        (["train", "--preset", "vgg-13/cifar10/sgd", "--profile", "desktop"], "unknown profile 'desktop'"),
+        (
+            ["train", "--preset", "vgg-13/cifar10/sgd", "--lr", "fast"],
+            "lr='fast' is not accepted; give a number",
+        ),
+        (["train", "--preset", "vgg-13/cifar10/sgd", "--lr", "-1"], "lr=-1.0 is not accepted"),
+        (["train", "--preset", "vgg-13/cifar10/sgd", "--epochs", "1.5"], "give a whole number"),
+        (["train", "--preset", "vgg-13/cifar10/sgd", "--augment", "maybe"], "give true or false"),
+        (["train", "--preset", "vgg-13/cifar10/sgd", "--drops", "a"], "give whole numbers such as 4:7"),
+        (
+            ["train", "--preset", "vgg-13/cifar10/sgd", "--learning-rate", "1"],
+            "unrecognized arguments: --learning",
+        ),
+        (["train", "--preset", "vgg-13/cifar10/sgd", "--epoch", "1"], "unrecognized arguments: --epoch"),
+        (["sweep", "--preset", "vgg-13/cifar10/sgd"], "--store is missing"),
+        (["sweep", "--preset", "vgg-13/cifar10/sgd", "--seeds", "2-1"], "give seeds such as 0,1,2 or 0-2"),
+        (["sweep", "--preset", "vgg-13/cifar10/sgd", "--store", "s", "--grid", "clip=1"], "give FIELD=VALUE"),
+        (
+            ["sweep", "--preset", "vgg-13/cifar10/sgd", "--store", "s", "--grid", "lr=a"],
+            "lr='a' is not accepted",
+        ),
+        (["show", "--store", "no/such/store"], "there is no store no/such/store"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *words)
+    assert code == 2 and out == "" and message in err
+    assert err.count("\n") == 1 and err.startswith("python -m riembn")
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_module_runs():
+    found = subprocess.run(
+        [sys.executable, "-m", "riembn", "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(command in found.stdout for command in ("train", "sweep", "show"))

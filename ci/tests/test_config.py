@@ -1,0 +1,264 @@
+"""A configuration names its result: what is accepted, what the digest sees, and what the presets say."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from riembn.experiment.config import FIELDS, METHODS, RunConfig
+from riembn.experiment.presets import PAPER_CELLS, preset
+
+START = {"network": "vgg-11", "dataset": "digits", "method": "sgd-g", "epochs": 10, "lr": 0.2}
+
+
+def test_digest_is_pinned():
+    # A failure here means that every committed record has lost its name: restore what changed, or raise RECIPE.
+    assert RunConfig(**START).digest() == "ae51d389891dca13"
+    assert preset("wrn-28-10/cifar10/adam-g", "paper", seed=3).digest() == "0c68af72d12f4484"
+
+
+CHANGES = {
+    "network": "wrn-10-1",
+    "dataset": "fashion-mnist",
+    "method": "adam-g",
+    "epochs": 11,
+    "lr": 0.1,
+    "width": 0.5,
+    "train_size": 1000,
+    "rule": "paper",
+    "batch_size": 64,
+    "rest_lr": 0.1,
+    "momentum": 0.5,
+    "rest_momentum": 0.5,
+    "grad_clip": None,
+    "alpha": 0.1,
+    "weight_decay": 0.0,
+    "drops": (5,),
+    "bn_decay": 0.9,
+    "augment": True,
+    "pixels": "unit",
+    "seed": 1,
+}
+
+
+def test_digest_differs_with_every_field_that_acts():
+    start = RunConfig(**START)
+    digests = [start.digest()] + [start.replace(**{name: value}).digest() for name, value in CHANGES.items()]
+    assert len(set(digests)) == len(digests)
+    # The three that act only beside another one.
+    wrn = start.replace(network="wrn-10-1")
+    assert wrn.replace(dropout=0.3).digest() != wrn.digest()
+    adam = start.replace(method="adam-g")
+    assert adam.replace(beta2=0.9).digest() != adam.digest()
+    dropped = start.replace(drops=(5,))
+    assert dropped.replace(drop_factor=0.5).digest() != dropped.digest()
+    assert set(CHANGES) | {"dropout", "beta2", "drop_factor"} == set(FIELDS)
+
+
+@given(
+    method=st.sampled_from(sorted(METHODS)),
+    rest_lr=st.floats(1e-3, 1),
+    grad_clip=st.none() | st.floats(1e-3, 1),
+    alpha=st.floats(0, 1),
+    beta2=st.floats(0, 0.999),
+)
+def test_fields_that_do_not_act_do_not_matter(method, **fields):
+    acting = {name: value for name, value in fields.items() if name in METHODS[method]}
+    start = {**START, "method": method}
+    assert RunConfig(**start, **fields) == RunConfig(**start, **acting)
+    assert RunConfig(**start, **fields).digest() == RunConfig(**start, **acting).digest()
+
+
+def test_a_factor_without_drops_does_not_matter():
+    start = RunConfig(**START)
+    assert start.replace(drop_factor=0.5) == start
+    assert start.replace(drops=(3, 6), drop_factor=1.0) == start
+
+
+def test_integers_and_floats_of_equal_value_are_the_same_run():
+    assert RunConfig(**{**START, "lr": 1}).digest() == RunConfig(**{**START, "lr": 1.0}).digest()
+
+
+def test_digest_ignores_where_an_image_folder_lies():
+    here, there = (RunConfig(**{**START, "dataset": f"imagefolder:{p}"}) for p in ("a/b/pets", "/c/pets/"))
+    other = RunConfig(**{**START, "dataset": "imagefolder:a/b/birds"})
+    assert here.digest() == there.digest() != other.digest()
+    assert "/" not in here.name
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_configuration_survives_json(method):
+    config = RunConfig(**{**START, "method": method, "drops": (3, 6)})
+    assert RunConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+def test_from_dict_gives_missing_fields_their_defaults():
+    assert RunConfig.from_dict(START) == RunConfig(**START)
+    with pytest.raises(ValueError, match="no field lrr; the fields are network"):
+        RunConfig.from_dict({**START, "lrr": 1})
+
+
+def test_replaced_method_gets_its_own_defaults():
+    sgd = RunConfig(**{**START, "method": "sgd"})
+    assert (sgd.grad_clip, sgd.rest_lr, sgd.beta2) == (None, None, None)
+    adam = sgd.replace(method="adam-g")
+    assert (adam.grad_clip, adam.rest_lr, adam.beta2) == (0.1, 0.01, 0.99)
+    unclipped = RunConfig(**START, grad_clip=None)
+    assert unclipped.replace(method="adam-g").grad_clip is None  # it was a wish, not a neutral value
+
+
+def test_replace_refuses_unknown_fields():
+    with pytest.raises(TypeError, match="no field learning_rate; the fields are network, dataset"):
+        RunConfig(**START).replace(learning_rate=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "accepted"),
+    [
+        ("network", "resnet-18", "vgg-11, vgg-13"),
+        ("network", "vgg-12", "vgg-11, vgg-13"),
+        ("network", "wrn-27-10", "DEPTH 10, 16, 22"),
+        ("network", "wrn-28-0", "DEPTH 10, 16, 22"),
+        ("dataset", "imagenet", "digits, fashion-mnist"),
+        ("dataset", "imagefolder:", "imagefolder:PATH"),
+        ("method", "adam", "one of sgd, sgd-g, adam-g, psi-sgd"),
+        ("epochs", 0, "a whole number of at least 1"),
+        ("epochs", 2.0, "a whole number"),
+        ("epochs", True, "a whole number"),
+        ("lr", float("nan"), "a finite number"),
+        ("lr", 0.0, "a finite number in (0, inf)"),
+        ("lr", float("inf"), "a finite number"),
+        ("lr", "0.1", "a finite number"),
+        ("width", -1, "a finite number in (0, inf)"),
+        ("dropout", 1.0, "[0, 0.99]"),
+        ("dropout", 0.3, "0 with network='vgg-11'"),
+        ("train_size", 0, "at least 1, or None"),
+        ("train_size", 100, "at most train_size=100"),
+        ("rule", "all", "one of invariant, paper"),
+        ("batch_size", 1, "at least 2"),
+        ("rest_lr", None, "a number, since method='sgd-g' uses it"),
+        ("momentum", 1.0, "[0, 0.9999]"),
+        ("grad_clip", 0.0, "(0, inf), or None"),
+        ("alpha", -0.1, "[0, inf)"),
+        ("beta2", 1.0, "[0, 0.999999], or None"),
+        ("weight_decay", -1e-4, "[0, inf)"),
+        ("drops", (5, 5), "each larger"),
+        ("drops", (0, 5), "at least 1"),
+        ("drops", 5, "whole numbers"),
+        ("drops", (5, 10), "before the last one, with epochs=10"),
+        ("drop_factor", 2.0, "(0, 1]"),
+        ("bn_decay", 1.0, "[0, 0.9999]"),
+        ("augment", 1, "True or False"),
+        ("pixels", "255", "one of standardize, unit"),
+        ("seed", -1, "at least 0"),
+    ],
+)
+def test_refused_value_is_named_with_what_is_accepted(field, value, accepted):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        RunConfig(**{**START, field: value})
+    message = str(caught.value)
+    assert message.startswith("RunConfig: ") and "\n" not in message
+    assert accepted in message
+    assert field in message and (str(value) in message or repr(value) in message)
+
+
+# The papers' cells, as the TensorFlow release of Cho and Lee trains them.
+CIFAR = {"epochs": 200, "drops": (60, 120, 160), "drop_factor": 0.2, "augment": True, "pixels": "standardize"}
+SVHN = {"epochs": 160, "drops": (60, 120), "drop_factor": 0.1, "augment": False, "pixels": "unit"}
+RATES = {
+    ("cifar", "sgd"): (0.1, None),
+    ("cifar", "sgd-g"): (0.2, 0.01),
+    ("cifar", "adam-g"): (0.05, 0.01),
+    ("svhn", "sgd"): (0.01, None),
+    ("svhn", "sgd-g"): (0.02, 0.001),
+    ("svhn", "adam-g"): (0.005, 0.001),
+}
+
+
+@pytest.mark.parametrize("method", ["sgd", "sgd-g", "adam-g"])
+@pytest.mark.parametrize("cell", [f"{n}/{d}" for d, networks in PAPER_CELLS.items() for n in networks])
+def test_paper_presets_are_the_release(cell, method):
+    config = preset(f"{cell}/{method}", profile="paper")
+    kind = "svhn" if "svhn" in cell else "cifar"
+    expected = SVHN if kind == "svhn" else CIFAR
+    expected = {**expected, "batch_size": 128, "momentum": 0.9, "weight_decay": 5e-4, "bn_decay": 0.99}
+    expected |= {"rule": "paper", "width": 1.0, "train_size": None}
+    expected |= dict(zip(("lr", "rest_lr"), RATES[kind, method], strict=True))
+    if method != "sgd":
+        expected |= {"grad_clip": 0.1, "alpha": 0.1, "rest_momentum": 0.9}
+    if method == "adam-g":
+        expected["beta2"] = 0.99
+    expected["dropout"] = 0.0 if "vgg" in cell else 0.4 if kind == "svhn" else 0.3
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert f"{config.network}/{config.dataset}/{config.method}" == f"{cell}/{method}"
+
+
+def test_papers_tables_have_these_cells():
+    cifar = ("vgg-13", "vgg-19", "wrn-28-10", "wrn-40-10")
+    assert PAPER_CELLS == {
+        "cifar10": cifar,
+        "cifar100": cifar,
+        "svhn": ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8"),
+    }
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("profile", ["laptop", "smoke"])
+def test_small_presets_keep_the_method_and_shrink_the_rest(profile, method):
+    paper = preset(f"wrn-28-10/cifar10/{method}", profile="paper")
+    small = preset(f"wrn-28-10/cifar10/{method}", profile=profile)
+    for name in (
+        "method",
+        "lr",
+        "rest_lr",
+        "momentum",
+        "grad_clip",
+        "alpha",
+        "beta2",
+        "weight_decay",
+        "rule",
+    ):
+        assert getattr(small, name) == getattr(paper, name)
+    assert small.dataset == {"laptop": "fashion-mnist", "smoke": "digits"}[profile]
+    assert small.epochs < 50 and small.network.startswith("wrn-10-")
+
+
+def test_preset_takes_small_data_sets_by_name():
+    assert preset("vgg-11/fashion-mnist/sgd-g", profile="laptop").dataset == "fashion-mnist"
+    assert preset("vgg-11/digits/sgd-g", profile="laptop").dataset == "digits"
+    assert preset("vgg-11/fashion-mnist/sgd-g", profile="smoke").dataset == "digits"
+
+
+def test_preset_override_wins_and_drops_move_with_the_epochs():
+    config = preset("wrn-28-10/cifar10/sgd-g", profile="paper", seed=3, lr=0.5, epochs=20)
+    assert (config.seed, config.lr, config.epochs, config.drops) == (3, 0.5, 20, (6, 12, 16))
+    assert preset("wrn-28-10/cifar10/sgd-g", profile="paper", epochs=20, drops=(1,)).drops == (1,)
+    assert preset("wrn-28-10/cifar10/sgd-g", profile="paper", epochs=1).drops == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "profile", "message"),
+    [
+        ("vgg-13/sgd", "smoke", "'vgg-13/sgd' is no preset; give NETWORK/DATASET/METHOD"),
+        (None, "smoke", "None is no preset"),
+        ("vgg-13/cifar10/adam", "smoke", "unknown method 'adam' in 'vgg-13/cifar10/adam'; give one of sgd"),
+        ("vgg-13/mnist/sgd", "smoke", "unknown data set 'mnist'"),
+        ("vgg-12/cifar10/sgd", "smoke", "network='vgg-12' is not accepted"),
+        ("vgg-13/cifar10/sgd", "desktop", "unknown profile 'desktop'; give smoke, laptop or paper"),
+        ("vgg-11/cifar10/sgd", "paper", "no cell of the papers is called 'vgg-11/cifar10/sgd'"),
+        ("vgg-13/fashion-mnist/sgd", "paper", "no cell of the papers"),
+    ],
+)
+def test_unknown_preset_is_refused_in_one_line(name, profile, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        preset(name, profile)
+    assert "\n" not in str(caught.value)
+
+
+def test_preset_refuses_unknown_fields_and_bad_epochs():
+    with pytest.raises(TypeError, match="preset: no field learning_rate; the fields are network"):
+        preset("vgg-13/cifar10/sgd", learning_rate=1)
+    with pytest.raises(TypeError, match="epochs='3' is not accepted"):
+        preset("vgg-13/cifar10/sgd", epochs="3")

@@ -1,0 +1,306 @@
+"""A run is a function of its configuration: repeated, interrupted or killed, it ends the same to the last bit."""
+
+import importlib
+import math
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from riembn.experiment import RunLocked, Store, preset, train
+from riembn.experiment.measure import Probe, probed_steps
+from riembn.experiment.record import COLUMNS
+
+training = importlib.import_module("riembn.experiment.train")
+
+
+def tiny(method="sgd-g", network="vgg-11", **fields):
+    """A run of a fraction of a second."""
+    small = {"width": 1 / 16, "train_size": 192, "batch_size": 32, "epochs": 3}
+    return preset(f"{network}/digits/{method}", **{**small, **fields})
+
+
+def weights(store, config):
+    return store.checkpoints(config).newest()["model"]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", ["sgd", "sgd-g", "adam-g", "psi-sgd"])
+def test_run_repeats_to_the_last_bit(tmp_path, method):
+    config = tiny(method, augment=True, width=0.125)
+    first, second = (train(config, store=tmp_path / place) for place in ("a", "b"))
+    assert first.same_result(second)
+    assert equal(weights(Store(tmp_path / "a"), config), weights(Store(tmp_path / "b"), config))
+    other = train(config.replace(seed=1))
+    assert other.columns["train_loss"] != first.columns["train_loss"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(monkeypatch, epochs):
+    """Make the next run stop in the middle of an epoch."""
+    whole = training._Run._epoch
+
+    def stopping(self, epoch, bar):
+        if epoch == epochs:
+            raise Interrupted
+        return whole(self, epoch, bar)
+
+    monkeypatch.setattr(training._Run, "_epoch", stopping)
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "fields"),
+    [
+        ("sgd", "vgg-11", {}),
+        ("sgd-g", "wrn-10-1", {"dropout": 0.3, "augment": True, "drops": (1,), "width": 0.25}),
+        ("adam-g", "vgg-11", {"drops": (2,)}),
+        ("psi-sgd", "vgg-11", {"augment": True}),
+    ],
+)
+def test_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, method, network, fields):
+    config = tiny(method, network, **fields)
+    whole = train(config, store=tmp_path / "whole")
+    for epochs in (2, 1):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            interrupt_after(patch, epochs)
+            train(config, store=tmp_path / f"{epochs}")
+        store = Store(tmp_path / f"{epochs}")
+        assert store.get(config) is None and store.checkpoints(config).newest()["epoch"] == epochs
+        assert train(config, store=store).same_result(whole)
+        assert equal(weights(store, config), weights(Store(tmp_path / "whole"), config))
+
+
+def test_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path, monkeypatch):
+    config, store = tiny(), Store(tmp_path / "damaged")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_after(patch, 2)
+        train(config, store=store)
+    newest = store.checkpoints(config).folder / "epoch-00002.pt"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="set aside"):
+        resumed = train(config, store=store)
+    assert resumed.same_result(train(config))
+
+
+COMMAND = """
+import sys, torch
+torch.set_num_threads(1)
+from riembn.experiment import preset, train
+train(preset("vgg-11/digits/sgd-g", width=0.0625, train_size=192, batch_size=32, epochs=12), store=sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_killed_run_ends_as_if_it_had_not_been(tmp_path):
+    config = tiny(epochs=12)
+    store = Store(tmp_path / "killed")
+    moment = random.Random(0)
+    kills = 0
+    while store.get(config) is None and kills < 20:
+        with subprocess.Popen([sys.executable, "-c", COMMAND, str(store.path)]) as process:
+            folder = store.checkpoints(config).folder
+            before = len(list(folder.glob("*.pt"))), max(folder.glob("*.pt"), default=None)
+            # Kill at a random moment after the next sign of progress: in training, evaluation or writing.
+            while process.poll() is None and before == (
+                len(list(folder.glob("*.pt"))),
+                max(folder.glob("*.pt"), default=None),
+            ):
+                time.sleep(0.002)
+            time.sleep(moment.random() * 0.3)
+            if kills < 2:
+                process.kill()
+        kills += 1
+    assert kills >= 2
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = train(config, store=tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    assert store.get(config).same_result(whole)
+    assert equal(weights(store, config), weights(Store(tmp_path / "whole"), config))
+
+
+def test_record_that_is_there_is_read_and_not_trained(tmp_path, monkeypatch):
+    config = tiny(epochs=1)
+    record = train(config, store=tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)
+        assert train(config, store=tmp_path) == record
+        with pytest.raises(Interrupted):
+            train(config, store=tmp_path, resume=False)
+    again = train(config, store=tmp_path, resume=False)
+    assert again.same_result(record)
+
+
+def test_record_lost_after_the_last_epoch_is_written_again(tmp_path, monkeypatch):
+    config, store = tiny(epochs=2), Store(tmp_path)
+    record = train(config, store=store)
+    (path,) = tmp_path.glob("*.json")
+    path.unlink()
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 0)  # nothing is left to train
+        assert train(config, store=store).same_result(record)
+
+
+def test_run_of_another_process_is_left_to_it(tmp_path):
+    config, store = tiny(), Store(tmp_path)
+    with (
+        store.lock(config).acquire(timeout=0),
+        pytest.raises(RunLocked, match="another process trains vgg-11"),
+    ):
+        train(config, store=store)
+    assert train(config, store=store).status == "finished"
+
+
+def test_record_holds_what_happened():
+    config = tiny("sgd-g", epochs=3, drops=(1, 2), drop_factor=0.1)
+    record = train(config)
+    columns = record.columns
+    assert columns["epoch"] == [1, 2, 3] and columns["step"] == [6, 12, 18]
+    assert columns["current_lr"] == pytest.approx([0.2, 0.02, 0.002])
+    assert columns["effective_lr"] == columns["current_lr"]
+    assert columns["weight_norm"] == pytest.approx([1.0] * 3, abs=1e-5)
+    assert all(0 <= share <= 1 for share in columns["clipped"])
+    # The momentum of the higher rate fades over the epoch, so that the angle falls by less than the rate.
+    assert columns["angle"][0] > columns["angle"][1] > columns["angle"][2] > 0
+    assert columns["train_loss"][2] < columns["train_loss"][0]
+    assert all(0 <= e <= 100 for name in ("train_error", "test_error") for e in columns[name])
+    assert record.environment["threads"] == torch.get_num_threads()
+    assert record.environment["torch"] == torch.__version__
+    assert record.environment["wall_seconds"] >= sum(columns["seconds"]) * 0.99
+
+
+def test_sgd_is_measured_on_the_same_weights():
+    columns = train(tiny("sgd", epochs=1)).columns
+    assert columns["clipped"] == [None]
+    assert columns["effective_lr"][0] == pytest.approx(0.1 / columns["weight_norm"][0] ** 2, rel=0.2)
+    assert columns["angle"][0] > 0 and columns["cosine"][0] > 0
+
+
+def test_learning_rates_of_both_parts_drop_together():
+    run = training._Run(tiny(epochs=3, drops=(1, 2), drop_factor=0.5), "cpu", None)
+    seen = []
+
+    class Bar:
+        def update(self):
+            seen.append([group["lr"] for group in run.optimizer.param_groups])
+
+    for epoch in range(3):
+        run._epoch(epoch, Bar())
+    rates = [seen[step] for step in (0, 6, 12)]
+    assert rates[0] == run.rates and set(run.rates) == {0.2, 0.01}
+    assert rates[1] == [0.5 * rate for rate in run.rates]
+    assert rates[2] == [0.25 * rate for rate in run.rates]
+
+
+def test_diverged_run_is_recorded_with_its_step(tmp_path):
+    config = tiny("sgd", lr=1e18, epochs=2)
+    store = Store(tmp_path)
+    record = train(config, store=store)
+    assert record.status == "diverged" and record.columns["epoch"] == []
+    assert store.get(config) == record
+    # The step is the first whose loss was not finite: the losses before it are.
+    run = training._Run(config, "cpu", None)
+    losses = []
+    cross_entropy = training.functional.cross_entropy
+
+    def listening(scores, labels, **options):
+        loss = cross_entropy(scores, labels, **options)
+        losses.append(float(loss.detach()))
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.functional, "cross_entropy", listening)
+        _, step = run._epoch(0, type("Bar", (), {"update": lambda self: None})())
+    assert step == record.diverged_step
+    assert [math.isfinite(loss) for loss in losses[: step + 1]] == [True] * step + [False]
+
+
+def test_callers_random_numbers_are_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    train(tiny(epochs=1))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_is_quiet_without_a_terminal(capfd):
+    train(tiny(epochs=1))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_batch_larger_than_the_set_is_refused():
+    with pytest.raises(
+        ValueError, match=r"batch_size=2000 exceeds the \d+ images of digits; give a smaller one"
+    ):
+        train(tiny(train_size=None, batch_size=2000))
+
+
+def test_running_statistics_follow_the_configuration():
+    run = training._Run(tiny(bn_decay=0.75), "cpu", None)
+    momenta = {m.momentum for m in run.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert momenta == {0.25}
+
+
+def test_probed_steps_are_spread_over_the_epoch():
+    assert probed_steps(3) == {0, 1, 2}
+    assert probed_steps(80) == {5, 15, 25, 35, 45, 55, 65, 75}
+    assert all(len(probed_steps(n)) == min(8, n) for n in range(1, 200))
+
+
+def test_probe_measures_angles_gradients_and_lengths():
+    # Two rows in the plane, lengths 2 and 1; the gradient of the second is radial.
+    weight = nn.Parameter(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    weight.grad = torch.tensor([[0.0, 0.3], [0.0, 5.0]])
+    probe = Probe([{"params": [weight]}], grad_clip=0.5, alpha=0.0)
+    probe.before_step()
+    with torch.no_grad():
+        weight.copy_(torch.tensor([[3.0, 3.0], [0.0, 4.0]]))
+    probe.after_step()
+    found = probe.motion()
+    assert found["angle"] == pytest.approx(math.pi / 8)  # 45 degrees and none
+    assert found["gradient_norm"] == pytest.approx(0.3)  # 2 * 0.3 at unit length, and 0
+    assert found["clipped"] == 0.5
+    assert probe.motion()["angle"] is None
+    state = probe.state(0.1, unit_free=False)
+    length = math.sqrt(18)
+    assert state["weight_norm"] == pytest.approx((length + 4) / 2)
+    assert state["effective_lr"] == pytest.approx((0.1 / 18 + 0.1 / 16) / 2)
+    assert state["orthogonality"] == pytest.approx(0.5)  # one pair, 45 degrees
+    assert state["cosine"] == pytest.approx(math.sqrt(0.5))
+
+
+def test_probe_counts_the_regularizers_gradient():
+    y = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]), dim=1)
+    weight = nn.Parameter(y.clone())
+    weight.grad = torch.zeros_like(weight)
+    probe = Probe([{"params": [weight]}], grad_clip=None, alpha=0.1)
+    probe.before_step()
+    probe.after_step()
+    found = probe.motion()
+    # 2 alpha c (y_j - c y_i), whose length is 2 alpha c sqrt(1 - c^2) with c^2 = 1/2.
+    assert found["gradient_norm"] == pytest.approx(0.1)
+    assert found["clipped"] is None and found["angle"] == 0.0
+
+
+def test_network_without_such_weights_is_measured_as_unknown():
+    probe = Probe([], grad_clip=0.1, alpha=0.0)
+    probe.before_step()
+    probe.after_step()
+    assert set(probe.motion().values()) == {None}
+    assert set(probe.state(0.1, unit_free=True).values()) == {None}
+
+
+def test_columns_are_documented():
+    assert set(train(tiny(epochs=1)).columns) == set(COLUMNS)
