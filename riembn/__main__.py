@@ -1,4 +1,4 @@
-"""How are runs started and looked at from the command line? ``python -m riembn {train,sweep,show}``."""
+"""How are runs started and looked at from the command line? ``python -m riembn COMMAND``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 import functools
 import re
 import sys
-import types
-import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .experiment import Record, RunConfig, Store, SweepFailed, grid, preset, sweep, train
 from .experiment.config import FIELDS
+from .experiment.files import write_whole
+from .experiment.spelling import value_of, written
 
 __all__ = ["main"]
 
@@ -44,14 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SweepFailed as error:
         print(error, file=sys.stderr)
         return FAILED
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        print(f"{options.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return FAILED if isinstance(error, RuntimeError) else BAD_INPUT
+    except (ValueError, TypeError, ImportError, FileNotFoundError, NotADirectoryError) as error:
+        _complain(options, error)
+        return BAD_INPUT
+    except (OSError, RuntimeError) as error:
+        _complain(options, error)
+        return FAILED
     except KeyboardInterrupt:
         print(
             f"{options.prog}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr
         )
         return 130
+
+
+def _complain(options: argparse.Namespace, error: Exception) -> None:
+    print(f"{options.prog}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -92,12 +100,41 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    store = Store(options.store)
-    if not store.path.is_dir():
-        raise ValueError(f"show: there is no store {store.path}; give the folder of a `train` or `sweep`.")
-    for record in store.records():
+    for record in _existing(options.store).records():
         print(_summary(record))
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    wrong = _existing(options.store).verify()
+    print("\n".join(wrong) if wrong else f"every record in {options.store} is whole")
+    return FAILED if wrong else 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    store = Store(options.store)
+    for source in options.source:
+        print(f"{store.merge(source)} records taken over from {source}")
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    print(f"{_existing(options.store).prune() / 1e6:.1f} MB of checkpoints removed")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    frame = _existing(options.store).frame()
+    write_whole(Path(options.csv), frame.to_csv(index=False).encode())
+    print(f"{len(frame)} rows in {options.csv}")
+    return 0
+
+
+def _existing(place: str) -> Store:
+    store = Store(place)
+    if not store.path.is_dir():
+        raise ValueError(f"there is no store {store.path}; give the folder of a `train` or `sweep`.")
+    return store
 
 
 def _summary(record: Record) -> str:
@@ -120,17 +157,11 @@ def _print_plan(configs: Sequence[RunConfig], place: str | None) -> None:
     fields = [config.as_dict() for config in distinct.values()]
     common = {name: fields[0][name] for name in FIELDS if all(f[name] == fields[0][name] for f in fields)}
     for name, value in common.items():
-        print(f"{name:14} {_written(value)}")
+        print(f"{name:14} {written(value)}")
     for digest, config in distinct.items():
-        own = " ".join(f"{n}={_written(v)}" for n, v in config.as_dict().items() if n not in common)
+        own = " ".join(f"{n}={written(v)}" for n, v in config.as_dict().items() if n not in common)
         done = " (its record is there)" if store and store.get(config) else ""
         print(f"{'digest':14} {digest} {own}".rstrip() + done)
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "none"
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
@@ -148,38 +179,10 @@ def _varied(words: str) -> tuple[str, list[Any]]:
 
 
 def _value(field: str, text: str) -> Any:
-    """The value of a field from its text: ``none`` where it may be None; ``4:7`` or ``4,7`` for drops."""
-    kinds = _KINDS[field]
     try:
-        if text.lower() == "none" and (type(None) in kinds or tuple in kinds):
-            return () if tuple in kinds else None
-        if tuple in kinds:
-            return tuple(int(epoch) for epoch in re.split("[,:]", text))
-        if bool in kinds:
-            return {"true": True, "false": False}[text.lower()]
-        if int in kinds:
-            return int(text)
-        return float(text) if float in kinds else text
-    except (ValueError, KeyError):
-        expected = next(what for kind, what in _EXPECTED.items() if kind in kinds)
-        raise argparse.ArgumentTypeError(f"{field}={text!r} is not accepted; give {expected}") from None
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types a field's annotation names: (int, NoneType) for ``int | None``, (tuple,) for a tuple."""
-    origin = typing.get_origin(hint)
-    if origin is types.UnionType:
-        return typing.get_args(hint)
-    return (origin or hint,)
-
-
-_KINDS = {name: _kinds(hint) for name, hint in typing.get_type_hints(RunConfig).items()}
-_EXPECTED = {
-    tuple: "whole numbers such as 4:7",
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-}
+        return value_of(field, text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seeds(text: str) -> list[int]:
@@ -235,7 +238,14 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--backend", help="a backend of joblib; its own processes otherwise")
 
     shown = command("show", _show, "One line a record of a store.")
-    shown.add_argument("--store", required=True, metavar="DIR", help="the folder to look at")
+    verified = command("verify", _verify, "Say which records of a store are damaged.")
+    merged = command("merge", _merge, "Take over the records of other stores.")
+    pruned = command("prune", _prune, "Remove the checkpoints of runs whose records are there.")
+    exported = command("export", _export, "Write all records of a store as one table.")
+    for sub in (shown, verified, merged, pruned, exported):
+        sub.add_argument("--store", required=True, metavar="DIR", help="the store's folder")
+    merged.add_argument("source", nargs="+", metavar="DIR", help="a store to take records from")
+    exported.add_argument("--csv", required=True, metavar="FILE", help="one row a run and epoch")
     return parser
 
 

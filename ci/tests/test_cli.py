@@ -115,6 +115,8 @@ def test_run_that_diverges_or_fails_is_exit_code_one(tmp_path, capsys):
             "lr='a' is not accepted",
         ),
         (["show", "--store", "no/such/store"], "there is no store no/such/store"),
+        (["verify", "--store", "no/such/store"], "there is no store no/such/store"),
+        (["merge", "no/such/store", "--store", "s"], "there is no store no/such/store"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(tmp_path, monkeypatch, capsys, words, message):
@@ -123,6 +125,29 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, monkeypatch, capsys, 
     assert code == 2 and out == "" and message in err
     assert err.count("\n") == 1 and err.startswith("python -m riembn")
     assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_store_is_kept_from_the_command_line(tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for store, seed in ((one, 0), (two, 0), (two, 1)):
+        assert (
+            run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, "--seed", seed, "--store", store)[0]
+            == 0
+        )
+    assert run(capsys, "merge", two, "--store", one) == (0, f"1 records taken over from {two}\n", "")
+    assert run(capsys, "merge", two, "--store", one) == (0, f"0 records taken over from {two}\n", "")
+    assert run(capsys, "verify", "--store", one)[0] == 0
+    assert len(list(one.rglob("*.pt"))) == 1
+    assert run(capsys, "prune", "--store", one)[0] == 0 and not list(one.rglob("*.pt"))
+    code, out, _ = run(capsys, "export", "--store", one, "--csv", tmp_path / "all.csv")
+    lines = (tmp_path / "all.csv").read_text().splitlines()
+    assert (
+        code == 0 and out.startswith("2 rows") and len(lines) == 3 and lines[0].startswith("network,dataset,")
+    )
+    (damaged, _) = sorted(one.glob("*.json"))
+    damaged.write_text(damaged.read_text()[:-20])
+    code, out, _ = run(capsys, "verify", "--store", one)
+    assert code == 1 and out.count("\n") == 1 and str(damaged) in out
 
 
 def test_module_runs():

@@ -136,6 +136,47 @@ def test_store_that_cannot_be_written_says_so(tmp_path):
         Store(tmp_path / "file" / "below").put(record_of())
 
 
+def test_store_is_verified(tmp_path):
+    store = Store(tmp_path)
+    path = store.put(record_of())
+    assert store.verify() == []
+    path.rename(tmp_path / "renamed.json")
+    store.put(record_of(CONFIG.replace(seed=1))).write_text("{")
+    named, damaged = sorted(store.verify(), key=len)
+    assert "renamed.json holds the run" in named and "is no record that can be read" in damaged
+
+
+def test_merge_takes_all_or_nothing(tmp_path):
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    here.put(record_of())
+    there.put(record_of(environment={"device": "another"}))
+    there.put(record_of(CONFIG.replace(seed=1)))
+    other = there.put(record_of(CONFIG.replace(seed=2)))
+    whole = other.read_text()
+    other.write_text(whole[:-9])
+    with pytest.raises(ValueError, match="is no record"):
+        here.merge(there)
+    assert len(list(here.records())) == 1
+    other.write_text(whole)
+    assert here.merge(there.path) == 2 and here.merge(there) == 0
+    assert here.get(CONFIG).environment == {}  # equal numbers: one's own stays
+    different = {name: [0.5, 1.5] for name in COLUMNS}
+    there.put(record_of(columns=different))
+    with pytest.raises(ValueError, match="one run with different numbers"):
+        here.merge(there)
+
+
+def test_prune_removes_checkpoints_of_finished_runs_only(tmp_path):
+    store = Store(tmp_path)
+    store.put(record_of())
+    unfinished = CONFIG.replace(seed=1)
+    for config in (CONFIG, unfinished):
+        store.checkpoints(config).save(1, {"w": torch.zeros(1000)})
+    assert store.prune() > 4000 and store.prune() == 0
+    assert store.checkpoints(CONFIG).newest() is None
+    assert store.checkpoints(unfinished).newest()["epoch"] == 1
+
+
 def checkpoints(tmp_path, digest="d"):
     return Checkpoints(tmp_path / "run", digest=digest)
 

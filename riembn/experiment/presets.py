@@ -121,6 +121,8 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
 
     Raises:
         ValueError, TypeError: In one line: what was given, what is accepted.
+
+    Source: github.com/MinhyungCho/riemannian-batch-normalization, for the paper's cells of sgd, sgd-g and adam-g.
     """
     parts = name.split("/") if isinstance(name, str) else []
     if len(parts) != 3:

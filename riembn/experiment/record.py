@@ -102,8 +102,9 @@ class Record:
     def frame(self) -> pandas.DataFrame:
         """One row an epoch: the configuration's fields, digest and status, then the columns.
 
-        What does not apply is NaN; ``grad_clip`` is infinite where a method clips nothing. A run that
-        diverged in its first epoch has one row, epoch 0, so that it is not forgotten.
+        ``drops`` is text, the epochs with blanks between. What does not apply is NaN; ``grad_clip`` is infinite
+        where a method clips nothing. A run that diverged in its first epoch has one row, epoch 0, so that it is
+        not forgotten.
         """
         import pandas
 

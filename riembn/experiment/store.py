@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +85,50 @@ class Store:
             ) from error
         return FileLock(folder / f"{config.name}.lock")
 
+    def verify(self) -> list[str]:
+        """What is wrong with the store's files, one line each: damaged records, and records of another name."""
+        wrong = []
+        for path in sorted(self.path.glob("*.json")):
+            try:
+                record = read_record(path)
+            except ValueError as error:
+                wrong.append(str(error))
+                continue
+            if not path.stem.endswith(record.digest):
+                wrong.append(f"Store: {path} holds the run {record.digest}, which its name does not say.")
+        return wrong
+
+    def merge(self, other: Store | str | Path) -> int:
+        """Take over the records of another store that are not here; returns how many.
+
+        Raises:
+            ValueError: If a record there is damaged, or differs in its numbers from the one here; then nothing
+                is taken over.
+        """
+        source = other if isinstance(other, Store) else Store(other)
+        if not source.path.is_dir():
+            raise ValueError(f"Store: there is no store {source.path} to take records from.")
+        new = []
+        for path in sorted(source.path.glob("*.json")):
+            theirs, place = read_record(path), self.path / path.name
+            if not place.exists():
+                new.append((place, path.read_bytes()))
+            elif not read_record(place).same_result(theirs):
+                raise ValueError(f"Store: {path} and {place} are one run with different numbers; remove one.")
+        for place, content in new:
+            write_whole(place, content)
+        return len(new)
+
+    def prune(self) -> int:
+        """Remove the checkpoints of runs whose records are here, final weights included; returns bytes freed."""
+        freed = 0
+        for path in sorted(self.path.glob("*.json")):
+            read_record(path)  # a damaged record would have to be trained again, from what is removed here
+            folder = self.path / "checkpoints" / path.stem
+            freed += sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+            shutil.rmtree(folder, ignore_errors=True)
+        return freed
+
     def _file(self, config: RunConfig) -> Path:
         return self.path / f"{config.name}.json"
 
@@ -106,7 +150,4 @@ def tidy(records: Iterator[Record]) -> pandas.DataFrame:
     frames = [record.frame() for record in records]
     if not frames:
         return pandas.DataFrame()
-    with warnings.catch_warnings():
-        # A column that is None throughout one run takes its type from the others: what is wanted here.
-        warnings.simplefilter("ignore", FutureWarning)
-        return pandas.concat(frames, ignore_index=True)
+    return pandas.concat(frames, ignore_index=True)
