@@ -35,7 +35,7 @@ _ADJUSTED: list[Callable[..., Any]] = [*_NORMALIZATIONS, *_OFF]
 _SIGNATURES = {f: inspect.signature(f) for f in _ADJUSTED}
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _TO_NARROW = {Tensor.float, Tensor.half, Tensor.bfloat16}
-_CUT = {Tensor.detach, Tensor.data.__get__, torch._C._set_grad_enabled}  # type: ignore[attr-defined]
+_CUT = {Tensor.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
 # A batch statistic over two values leaves only their order: the output is ±1 whatever the weights are.
 _FEWEST = 3
 
@@ -56,7 +56,7 @@ class Exact(TorchFunctionMode):
 
     Attributes:
         normalizations: How many calls of normalisation functions were met.
-        cut: Whether the graph of gradients was interrupted, so that a gradient may not tell the truth.
+        cut: Whether a value was taken out of the graph of gradients, so that these may not tell the truth.
     """
 
     def __init__(self, eps: float | None) -> None:
@@ -83,8 +83,8 @@ class Exact(TorchFunctionMode):
                 self._meet(func, bound.arguments)
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
-        elif func in _CUT:
-            self.cut = True
+        elif func in _CUT or not torch.is_grad_enabled():
+            self.cut = self.cut or any(isinstance(a, Tensor) and a.requires_grad for a in args)
         return func(*args, **kwargs)
 
     def _meet(self, func: Callable[..., Any], arguments: dict[str, Any]) -> None:

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from riembn.invariance.candidates import candidates
 from riembn.invariance.exact import TINY, TooFewValues
-from riembn.invariance.probe import Probe, one_line
+from riembn.invariance.probe import LossError, Probe, one_line
 from riembn.invariance.reason import Reasons
 from riembn.invariance.report import Split, Verdict
-from riembn.invariance.weight import TOLERANCE, Weight
+from riembn.invariance.weight import TOLERANCE, Weight, describe
 
 __all__ = ["split"]
+
+# The verdict asks for any factor: large ones, so that what saturates (ReLU6) does. What eps costs depends on how
+# far scales drift: a factor of four either way.
+_FAR, _NEAR = (64.0, 1024.0), (0.25, 4.0)
 
 
 def split(
@@ -68,50 +72,53 @@ def split(
         raise ValueError(
             f'split: rule={rule!r}; it is "invariant" (measured) or "paper" (the released code).'
         )
-    probe, gradients, outputs = _prepare(model, example_input, loss, eps=TINY, generic=True)
+    probe, gradients, outputs = _prepare(model, example_input, loss, eps=TINY, factors=_FAR, generic=True)
     reasons = Reasons(outputs, probe.parameters)
     del outputs
     named = dict(model.named_parameters())
-    found = {c.name: c for c in candidates(model)}
-    weights = {
-        name: Weight(c, named[name], probe.parameters[name].detach(), gradients.get(name))
-        for name, c in found.items()
+    found = candidates(model)
+    weights = [
+        Weight(c, named[c.name], probe.parameters[c.name].detach(), gradients.get(c.name))
+        for c in found
         if not c.refusal
-    }
-    for weight in weights.values():
+    ]
+    for weight in weights:
         weight.propose(probe)
-        if probe.cut and weight.layout is None and not weight.refusal:
-            # Part of the graph is detached, so a gradient may deny what rescaling would show.
-            weight.propose_by_rescaling(probe)
-    _confirm([w for w in weights.values() if w.layout is not None], [], probe)
-    accepted = [w for w in weights.values() if w.layout is not None]
-    if not accepted and not probe.normalizes:
+    alone, change = _confirm([w for w in weights if w.layout is not None], [], probe)
+    others = [w for w in weights if w.layout is None]
+    for weight in others:
+        weight.propose_with_bias(probe, gradients)
+    _confirm([w for w in others if w.with_bias is not None], alone, probe)
+    chosen = [w for w in alone if not w.unfit()]
+    if not alone and not probe.normalizes:
         raise ValueError(
             "split: the model contains no normalisation and none of its weights is scale-invariant; put a "
             "BatchNorm (or another normalisation) behind its layers, or train it with torch.optim.SGD."
         )
-    change = probe.change({w.name: w.rescaled(probe) for w in accepted})
-    own, own_gradients, _ = _prepare(model, example_input, loss, eps=None, generic=False)
-    own_change = own.change({w.name: w.rescaled(own) for w in accepted})
-    verdicts = []
-    for name, parameter in named.items():
-        if name not in weights:
-            reason = found[name].refusal if name in found else "a bias, shift or scale"
-            verdicts.append(Verdict(name, parameter, False, reason))
-            continue
-        w = weights[name]
-        error = w.slope(gradients.get(name), w.value)
-        own_error = w.slope(own_gradients.get(name), own.parameters[name].detach())
-        if w.layout is None:
-            reason = w.refusal or _why_not(w, probe, gradients, reasons)
-            verdicts.append(Verdict(name, parameter, False, reason, error, own_error))
-        else:
-            reason = f"in front of {reasons.normalization(name)}"
-            rows = len(w.layout.rows(w.value))
-            verdicts.append(
-                Verdict(name, parameter, True, reason, error, own_error, **vars(w.layout), rows=rows)
-            )
-    return Split(tuple(verdicts), rule, change, own_change)
+    own, own_gradients, _ = _prepare(model, example_input, loss, eps=None, factors=_NEAR, generic=False)
+    own_change = own.change(_moved(chosen, own))
+    reason = dict.fromkeys(named, "a bias, shift or scale") | {c.name: c.refusal for c in found}
+    judged = {w.name: _judge(w, reasons, own, own_gradients.get(w.name)) for w in weights}
+    return Split(
+        tuple(judged.get(name) or Verdict(name, p, False, reason[name]) for name, p in named.items()),
+        rule,
+        change,
+        own_change,
+    )
+
+
+def _judge(weight: Weight, reasons: Reasons, own: Probe, own_gradient: Tensor | None) -> Verdict:
+    name, layout = weight.name, weight.layout
+    error = weight.slope(weight.gradient, weight.value)
+    own_eps = weight.slope(own_gradient, own.parameters[name].detach())
+    refusal = weight.refusal or weight.unfit()
+    if layout is not None and not refusal:
+        reason, rows = f"in front of {reasons.normalization(name)}", len(layout.rows(weight.value))
+        return Verdict(name, weight.parameter, True, reason, error, own_eps, **vars(layout), rows=rows)
+    if not refusal and weight.with_bias is not None:
+        refusal = f"only together with its bias: {describe(weight.with_bias)}"
+    refusal = refusal or weight.partly() or reasons.obstacle(name)
+    return Verdict(name, weight.parameter, False, refusal, error, own_eps)
 
 
 def _prepare(
@@ -120,12 +127,13 @@ def _prepare(
     loss: Callable[[Any], Tensor] | None,
     *,
     eps: float | None,
+    factors: tuple[float, float],
     generic: bool,
 ) -> tuple[Probe, dict[str, Tensor], list[Tensor]]:
     """A probe that runs, with its gradients and output; a batch too small for BatchNorm is widened once."""
     copies = 1
     while True:
-        probe = Probe(model, example_input, loss, eps=eps, generic=generic, copies=copies)
+        probe = Probe(model, example_input, loss, eps=eps, factors=factors, generic=generic, copies=copies)
         try:
             gradients, outputs = probe.gradients()
             break
@@ -136,6 +144,8 @@ def _prepare(
                     "Give an example_input of more samples (four or more) or of larger images."
                 ) from None
             copies = math.ceil(4 / error.values)
+        except LossError as error:
+            raise TypeError(f"split: {error}.") from None
         except Exception as error:
             raise ValueError(
                 f"split: the model fails on example_input ({one_line(error)}). Give what forward takes: "
@@ -153,27 +163,25 @@ def _prepare(
     return probe, gradients, outputs
 
 
-def _confirm(pending: list[Weight], kept: list[Weight], probe: Probe) -> list[Weight]:
-    """What passes when all pending weights are rescaled at once beside those kept; halves where that fails."""
-    change = probe.change({w.name: w.rescaled(probe) for w in kept + pending}) if pending else 0.0
+def _confirm(pending: list[Weight], kept: list[Weight], probe: Probe) -> tuple[list[Weight], float]:
+    """What passes when all pending weights are rescaled at once beside those kept, and the change that leaves.
+
+    Halves where that fails. A weight that fails alone loses its layout.
+    """
+    change = probe.change(_moved(kept + pending, probe)) if pending else 0.0
     if change <= TOLERANCE:
-        return pending
+        return pending, change
     if len(pending) == 1:
-        pending[0].layout = None
-        pending[0].refusal = f"flat to first order only: rescaling moves the output by {change:.1e}"
-        return []
+        pending[0].layout = pending[0].with_bias = None
+        return [], 0.0
     half = len(pending) // 2
-    left = _confirm(pending[:half], kept, probe)
-    return left + _confirm(pending[half:], kept + left, probe)
+    left, left_change = _confirm(pending[:half], kept, probe)
+    right, right_change = _confirm(pending[half:], kept + left, probe)
+    return left + right, right_change if right else left_change
 
 
-def _why_not(weight: Weight, probe: Probe, gradients: dict[str, Tensor], reasons: Reasons) -> str:
-    bias = weight.candidate.bias
-    if bias in gradients and bias is not None:
-        jointly = weight.jointly(probe.parameters[bias].detach(), gradients[bias])
-        if jointly:
-            return jointly
-    return weight.partly() or reasons.obstacle(weight.name)
+def _moved(weights: list[Weight], probe: Probe) -> dict[str, Tensor]:
+    return {name: value for weight in weights for name, value in weight.moved(probe).items()}
 
 
 def _paper(model: nn.Module) -> Iterator[Verdict]:

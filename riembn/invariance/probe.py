@@ -16,12 +16,16 @@ from torch import Tensor, nn
 
 from riembn.invariance.exact import Exact
 
-__all__ = ["Probe", "one_line"]
+__all__ = ["LossError", "Probe", "one_line"]
 
 Loss = Callable[[Any], Tensor]
 _HOOKS = re.compile(r"_(forward|backward)(_pre)?_hooks(_with_kwargs|_always_called)?$")
 _RANDOM_DEPTH = re.compile("drop|stochastic", re.IGNORECASE)
 _EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "layer_norm_eps")
+
+
+class LossError(TypeError):
+    """What the loss gives is no loss."""
 
 
 class Probe:
@@ -37,6 +41,7 @@ class Probe:
             model takes as its one argument.
         loss: Maps the model's output to a scalar tensor; None compares the whole output.
         eps: For every normalisation; None keeps the model's own.
+        factors: Smallest and largest factor for a vector.
         generic: Move parameters and inputs off special values (zeros, constants) at which a weight can be
             scale-invariant by accident: a bias that starts at zero, a residual branch scaled by zero.
         copies: How many noisy copies of the example to stack along the batch.
@@ -49,10 +54,11 @@ class Probe:
         loss: Loss | None,
         *,
         eps: float | None,
+        factors: tuple[float, float],
         generic: bool,
         copies: int = 1,
     ) -> None:
-        self.loss, self.eps = loss, eps
+        self.loss, self.eps, self.range = loss, eps, factors
         self._generator = torch.Generator().manual_seed(0)
         self.model = _copy(model)
         if not model.training:
@@ -64,7 +70,7 @@ class Probe:
                 for parameter in self.model.parameters():
                     parameter.copy_(self._off_special_values(parameter))
         self.parameters = dict(self.model.named_parameters())
-        self._values = {n: p.detach().clone() for n, p in self.parameters.items() if p.dim() > 1}
+        self._values = {n: p.detach().clone() for n, p in self.parameters.items()}
         self._buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
         on_cpu = any(p.device.type == "mps" for p in model.parameters())  # mps knows no float64
         self._input = _map(example_input, lambda t: self._input_tensor(t.cpu() if on_cpu else t, generic))
@@ -78,12 +84,13 @@ class Probe:
         return torch.randn(like.shape, generator=self._generator, dtype=like.dtype).to(like.device)
 
     def factors(self, rows: int) -> Tensor:
-        """Independent positive factors, log-uniform in [1/4, 4].
+        """Independent positive factors, log-uniform in the probe's range.
 
-        Continuous, so that no product of two of them is ever 1: a pair of layers of which only the product of
-        the scales cancels cannot pass. Powers of two would be free of rounding, but collide.
+        Continuous, so that no two of them cancel by chance: a pair of layers that only share a scale cannot
+        pass. Powers of two would be free of rounding, but collide.
         """
-        return 4 ** (2 * torch.rand(rows, generator=self._generator, dtype=torch.float64) - 1)
+        low, high = self.range
+        return low * (high / low) ** torch.rand(rows, generator=self._generator, dtype=torch.float64)
 
     def outputs(self) -> list[Tensor]:
         """The loss, or each floating-point tensor of the output, at the present parameters."""
@@ -95,9 +102,9 @@ class Probe:
             # A clone, because a model may work on its input in place.
             args, kwargs = _arguments(self.model, _map(self._input, torch.clone))
             value = self.model(*args, **kwargs)
-            tensors = _tensors(value) if self.loss is None else [self.loss(value)]
-        self.cut = mode.cut
+            tensors = _tensors(value) if self.loss is None else [_scalar(self.loss(value))]
         self.normalizes = mode.normalizations > 0 or any(map(_is_normalization, self.model.modules()))
+        self.cut = self.cut or (torch.is_grad_enabled() and mode.cut)
         return [t.double() for t in tensors]
 
     def gradients(self) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -239,6 +246,13 @@ def _tensors(value: Any) -> list[Tensor]:
     elif not isinstance(value, Sequence) or isinstance(value, str):
         return []
     return [tensor for item in value for tensor in _tensors(item)]
+
+
+def _scalar(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        shape = f" of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else ""
+        raise LossError(f"loss gives a {type(loss).__name__}{shape}; it is to give a scalar tensor")
+    return loss
 
 
 def _size(tensor: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ class Split:
     Attributes:
         verdicts: One for every parameter, in the order of ``model.named_parameters()``.
         rule: The rule that decided.
-        change: Largest relative change of the output when all invariant weight vectors were multiplied by
-            independent random factors in [1/4, 4] at once, without eps; None if nothing was measured.
-        own_eps_change: The same with the network's own eps: what eps costs.
+        change: Largest relative change of the output when all invariant weight vectors were multiplied at
+            once by independent random factors in [64, 1024], without eps; None if nothing was measured.
+        own_eps_change: The same for factors in [1/4, 4] and the network's own eps: what eps costs.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -146,8 +146,8 @@ class Split:
         if self.change is None:
             return text
         return (
-            f"{text}\nall rescaled at once by random factors in [1/4, 4], the output moves by "
-            f"{self.change:.1e} without eps, {self.own_eps_change:.1e} with the network's own"
+            f"{text}\nrescaled at once by random factors, the output moves by {self.change:.1e} without eps "
+            f"(factors 64 to 1024), by {self.own_eps_change:.1e} with the network's own (1/4 to 4)"
         )
 
 

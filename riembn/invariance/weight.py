@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class Weight:
         parameter: The caller's own.
         value, gradient: At the probe's parameters; the gradient is None if the output does not depend on it.
         layout: The finest layout in which it is scale-invariant, or None.
+        with_bias: If it is not, the finest one in which it is together with its bias.
         refusal: Why it does not belong on the manifold, as far as the measurement itself tells.
     """
 
@@ -36,6 +37,7 @@ class Weight:
     value: Tensor
     gradient: Tensor | None
     layout: Layout | None = None
+    with_bias: Layout | None = None
     refusal: str = ""
     _sums: dict[tuple[Layout, bool], Tensor] = field(default_factory=dict, repr=False)
 
@@ -53,21 +55,45 @@ class Weight:
             if probe.change({self.name: probe.noise(self.value)}) <= TOLERANCE:
                 self.refusal = "unused: the output does not change with it on this example"
                 return
-        self._settle(next((g for g in self._layouts() if bool(self._tangent(g).all())), None))
+        self.layout = next((g for g in self._layouts() if bool(self._tangent(g).all())), None)
+        if self.layout is None and probe.cut:
+            # A value was taken out of the graph, so a gradient may deny what rescaling shows.
+            whole, *_, finest = reversed(self.candidate.layouts[0].granularities(self.value))
+            for self.layout in (finest, whole, None):
+                if self.layout is None or probe.change(self.moved(probe)) <= TOLERANCE:
+                    break
 
-    def propose_by_rescaling(self, probe: Probe) -> None:
-        """The same where gradients cannot be trusted, for single channels and for the whole tensor."""
-        *_, whole = finest, *_ = self.candidate.layouts[0].granularities(self.value)
-        passing = (
-            g for g in (finest, whole) if probe.change({self.name: self.rescaled(probe, g)}) <= TOLERANCE
-        )
-        self._settle(next(passing, None))
+    def propose_with_bias(self, probe: Probe, gradients: Mapping[str, Tensor]) -> None:
+        """Find the finest layout in which weight and bias together are orthogonal to their gradients."""
+        layout, name = self.candidate.layouts[0], self.candidate.bias
+        if self.refusal or name not in gradients or name is None:
+            return
+        terms = probe.parameters[name].detach() * gradients[name]
+        if terms.shape == (layout.channels(self.value),):
+            self.with_bias = next(
+                (g for g in layout.granularities(self.value) if self._tangent_with(g, terms)), None
+            )
 
-    def rescaled(self, probe: Probe, layout: Layout | None = None) -> Tensor:
-        """The probe's value of the weight with every vector multiplied by a random factor of its own."""
-        layout = layout or self.layout or Layout()
+    def moved(self, probe: Probe) -> dict[str, Tensor]:
+        """The probe's weight, and the bias if it belongs to it, times a random factor for every vector."""
+        layout = self.layout or self.with_bias or self.candidate.layouts[0]
         value = probe.parameters[self.name].detach()
-        return layout.rescaled(value, probe.factors(len(layout.rows(value))))
+        factors = probe.factors(len(layout.rows(value))).to(value.device)
+        values = {self.name: layout.rescaled(value, factors)}
+        if self.layout is None and self.candidate.bias is not None:
+            bias = probe.parameters[self.candidate.bias].detach()
+            values[self.candidate.bias] = bias * factors.repeat_interleave(len(bias) // len(factors))
+        return values
+
+    def unfit(self) -> str:
+        """Why an invariant weight does not belong on the manifold all the same; empty if it does."""
+        if self.layout is None:
+            return ""
+        if self.layout.rows(self.value).shape[1] == 1:
+            return "one entry a vector: a sphere of two points, nothing to learn on it"
+        if not bool(self.layout.rows(self.parameter.detach()).any(1).all()):
+            return "invariant, but one of its vectors is zero and has no direction"
+        return ""
 
     def slope(self, gradient: Tensor | None, value: Tensor) -> float | None:
         """Largest motion of the output, relative to its size, per unit of log-scale of one vector.
@@ -86,46 +112,25 @@ class Weight:
         best, text = 0.0, ""
         for layout in self.candidate.layouts[0].granularities(self.value)[:-1]:
             live = self._size(layout) > _SILENT
-            tangent = self._tangent(layout) & live
-            share = float(tangent.sum() / live.sum()) if live.any() else 0.0
-            if share > best:
-                best, text = (
-                    share,
-                    f"only {int(tangent.sum())} of its {int(live.sum())} vectors are invariant",
-                )
+            tangent, of = int((self._tangent(layout) & live).sum()), int(live.sum())
+            if best * of < tangent < of:
+                best, text = tangent / of, f"only {tangent} of its {of} vectors are invariant"
         return text
 
-    def jointly(self, bias: Tensor, gradient: Tensor) -> str:
-        """A reason if the weight is invariant once its bias is multiplied by the same factors."""
-        layout = self.candidate.layouts[0]
-        if bias.numel() != layout.channels(self.value) or not bool(gradient.any()):
-            return ""
-        for g in layout.granularities(self.value):
-            size = g.channels_per_row or bias.numel()
-            terms = (bias * gradient).view(-1, size)
-            total = self._product(g) + terms.sum(1)
-            if bool((total.abs() <= TOLERANCE * (self._size(g) + terms.abs().sum(1)) + _SILENT).all()):
-                return f"only together with its bias ({describe(g)} a vector)"
-        return ""
-
-    def _settle(self, layout: Layout | None) -> None:
-        if layout is None:
-            return
-        if layout.rows(self.value).shape[1] == 1:
-            self.refusal = "one entry a vector: a sphere of two points, nothing to learn on it"
-        elif not bool(layout.rows(self.parameter.detach()).any(1).all()):
-            self.refusal = "invariant, but one of its vectors is zero and has no direction"
-        else:
-            self.layout = layout
-
     def _layouts(self) -> Iterator[Layout]:
-        for layout in self.candidate.layouts:
+        natural, *others = self.candidate.layouts
+        for layout in (natural, *(other for other in others if other.channels(self.value) > 1)):
             yield from (g for g in layout.granularities(self.value) if g.channels_per_row is not None)
-        yield from self.candidate.layouts[0].granularities(self.value)[-1:]
+        yield natural.granularities(self.value)[-1]
 
     def _tangent(self, layout: Layout) -> Tensor:
         """Which vectors are orthogonal to their gradients, to rounding."""
         return self._product(layout).abs() <= TOLERANCE * self._size(layout) + _SILENT
+
+    def _tangent_with(self, layout: Layout, bias_terms: Tensor) -> bool:
+        bias = bias_terms.view(-1, layout.channels_per_row or len(bias_terms))
+        total, size = self._product(layout) + bias.sum(1), self._size(layout) + bias.abs().sum(1)
+        return bool(bias_terms.any()) and bool((total.abs() <= TOLERANCE * size + _SILENT).all())
 
     def _product(self, layout: Layout) -> Tensor:
         """⟨w, ∂L/∂w⟩ of every vector."""
@@ -148,5 +153,9 @@ class Weight:
 def describe(layout: Layout) -> str:
     """What one vector spans, in words."""
     if layout.channels_per_row is None:
-        return "the whole tensor"
-    return "a channel" if layout.channels_per_row == 1 else f"{layout.channels_per_row} channels"
+        return "one vector for the whole tensor"
+    return (
+        "one vector a channel"
+        if layout.channels_per_row == 1
+        else f"one for {layout.channels_per_row} channels"
+    )

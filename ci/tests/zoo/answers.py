@@ -141,8 +141,8 @@ CASES = [
         tv("convnext_tiny"),
         images(2, 3, 64, 64),
         {
-            "features.0.0.weight": "no: only together with its bias (the whole tensor a vector)",
-            "*block.0.weight": "no: only together with its bias (the whole tensor a vector)",
+            "features.0.0.weight": "no: only together with its bias: one vector for the whole tensor",
+            "*block.0.weight": "no: only together with its bias: one vector for the whole tensor",
             "features.?.1.weight": SHORTCUT,  # a downsampling convolution: block and shortcut start behind it
             "*block.3.weight": "no: passes through GELU",
             "*block.5.weight": SHORTCUT,
@@ -209,7 +209,7 @@ CASES = [
         "mlp-norm-last-bias",
         partial(networks.mlp_norm_last, True),
         images(16, 12),
-        {"6.weight": OUTPUT, "*": "no: only together with its bias (a channel a vector)"},
+        {"6.weight": OUTPUT, "*": "no: only together with its bias: one vector a channel"},
     ),
     # Concatenated with the skip and mixed by the next convolution before any normalization.
     Case(
