@@ -1,17 +1,16 @@
 // What the theme's own markup tells a screen reader wrongly, put right.
 document.addEventListener("DOMContentLoaded", () => {
-  // A label must contain what is to be read on the button: drop it where there is text, hide text where there is none.
+  // The name of a button must contain the text on it: where there is text, it is the name.
   for (const control of document.querySelectorAll("button[aria-label], summary[aria-label]")) {
     const label = control.getAttribute("aria-label");
-    const text = control.textContent.trim();
-    if (text && !label.toLowerCase().includes(text.toLowerCase().split(/\s+/)[0])) {
-      control.removeAttribute("aria-label");
+    const shown = control.textContent.trim() !== "";
+    if (!shown && !control.matches(".theme-switch-button")) continue; // an icon alone needs its label
+    control.removeAttribute("aria-label");
+    if (!control.textContent.toLowerCase().includes(label.toLowerCase())) {
       const hidden = document.createElement("span");
       hidden.className = "visually-hidden";
-      hidden.textContent = ` (${label})`;
-      control.append(hidden);
-    } else if (text) {
-      control.removeAttribute("aria-label");
+      hidden.textContent = `${label} `;
+      control.prepend(hidden);
     }
   }
   // Citations carry roles that ARIA has dropped, in a list without the items it would need.

@@ -116,7 +116,7 @@ def legend(ax: Axes, **options: Any) -> None:
     """The names of what is drawn, in one row above the axes; for curves prefer ``label_ends``."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": 4, "borderaxespad": 0.2}
     names = ax.legend(**({"handletextpad": 0.4, "columnspacing": 1.4, "borderpad": 0, **place} | options))
-    names.set_gid("one-row")
+    names.set_label("one-row")
 
 
 def label_ends(ax: Axes) -> None:
@@ -136,7 +136,7 @@ def label_ends(ax: Axes) -> None:
             color=curve.get_color(),
             fontweight="bold",
             fontsize=9.5,
-            gid="end-label",
+            label="end-label",
             annotation_clip=False,
         )
     spread_labels(ax)
@@ -144,7 +144,7 @@ def label_ends(ax: Axes) -> None:
 
 def spread_labels(ax: Axes) -> None:
     """Move the labels at the ends of curves apart, as little as the size of the axes needs."""
-    labels = [text for text in ax.texts if isinstance(text, Annotation) and text.get_gid() == "end-label"]
+    labels = [text for text in ax.texts if isinstance(text, Annotation) and text.get_label() == "end-label"]
     if labels:
         dpi = ax.get_figure().get_dpi()  # type: ignore[union-attr]
         ends = np.array([ax.transData.transform(label.xy)[1] for label in labels])

@@ -10,13 +10,13 @@ from cycler import cycler
 from matplotlib.colors import ListedColormap, to_rgb
 
 # The hues of Okabe and Ito, darkened until a label in the color can be read on white (contrast 4.5 : 1).
-GREY, BLUE, ORANGE = "#6b6b6b", "#0072b2", "#b85c00"
-GREEN, PURPLE, BROWN = "#007f5c", "#9a4a80", "#7a5c2e"
+GREY, BLUE, ORANGE = "#505050", "#0072b2", "#b85c00"
+GREEN, PURPLE, BROWN = "#00835f", "#9a4a80", "#7a5c2e"
 # Text, axes, grid, and the halo around a marker.
 INK, MUTED, GRID, PAPER = "#111213", "#56585a", "#dcdddf", "#fffefd"
 
 ON_DARK = {
-    GREY: "#b4b4b4",
+    GREY: "#cacaca",
     BLUE: "#56b4e9",
     ORANGE: "#f0a13a",
     GREEN: "#35c795",
