@@ -22,6 +22,5 @@ def test_wheel_holds_the_package_and_its_type_marker_alone(tmp_path: Path) -> No
 
     (wheel,) = tmp_path.glob("*.whl")
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = {path.relative_to(source).as_posix() for path in (source / "riembn").rglob("*.py")}
-    assert "riembn/py.typed" in files
-    assert files == modules | {"riembn/py.typed"}
+    sources = (path for path in (source / "riembn").rglob("*") if path.suffix in (".py", ".c", ".h"))
+    assert files == {path.relative_to(source).as_posix() for path in sources} | {"riembn/py.typed"}
