@@ -10,8 +10,19 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
-from .row_math import RowScalars, batches, clip_factor, clipped_tangent, orthogonality_term, safe_norm, store
-from .row_optimizer import RowOptimizer, check_range, dense_grad, layout
+from ..kernels import cpu
+from .row_math import (
+    RowScalars,
+    add_orthogonality,
+    batches,
+    clip_factor,
+    clipped_tangent,
+    fused_batches,
+    orthogonality_term,
+    safe_norm,
+    store,
+)
+from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
 
 __all__ = ["AdamG"]
 
@@ -95,6 +106,7 @@ class AdamG(RowOptimizer):
             steps,
             layout=layout(group),
             foreach=group["foreach"],
+            fused=group["fused"],
             lr=group["lr"],
             betas=group["betas"],
             eps=group["eps"],
@@ -112,6 +124,7 @@ def adam_g(
     *,
     layout: dict[str, Any],
     foreach: bool | None = None,
+    fused: bool | None = None,
     lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
@@ -119,8 +132,10 @@ def adam_g(
     alpha: float,
 ) -> None:
     """One step of Adam-G on lists of weights, gradients and moments, in place; see `AdamG`."""
-    path = _single_tensor_adam_g if foreach is False else _multi_tensor_adam_g
-    path(params, grads, exp_avgs, exp_avg_sqs, steps, layout, lr, betas, eps, grad_clip, alpha)
+    paths = _single_tensor_adam_g, _multi_tensor_adam_g, _fused_adam_g
+    chosen_path(paths, foreach, fused)(
+        params, grads, exp_avgs, exp_avg_sqs, steps, layout, lr, betas, eps, grad_clip, alpha
+    )
 
 
 def _single_tensor_adam_g(
@@ -216,6 +231,29 @@ def _multi_tensor_adam_g(
             y.mul_(c_y).addcmul_(m, s)  # exp_y(d)
             m.mul_(c).add_(h)  # m transported along d
         store(batch, layout)
+
+
+def _fused_adam_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[int],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    taken, left = fused_batches(params, grads, [exp_avgs, exp_avg_sqs, steps], layout)
+    for ps, gs, ms, vs, ts in taken:
+        gs = add_orthogonality(ps, gs, alpha, layout) if alpha else gs
+        rates = [float(lr) * _bias_correction(betas, t) for t in ts]
+        cpu.adam_g(ps, gs, ms, vs, rates, layout, betas, eps, grad_clip)
+    ps, gs, ms, vs, ts = left
+    if ps:
+        _multi_tensor_adam_g(ps, gs, ms, vs, ts, layout, lr, betas, eps, grad_clip, alpha)
 
 
 def _bias_correction(betas: tuple[float, float], t: int) -> float:

@@ -10,9 +10,16 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
+from ..kernels import cpu
 from .reference import SAFE_EXPONENT
-from .row_math import RowScalars, batches, compute_dtype, store
-from .row_optimizer import RowOptimizer, check_range, dense_grad, layout
+from .row_math import (
+    RowScalars,
+    batches,
+    compute_dtype,
+    fused_batches,
+    store,
+)
+from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
 
 __all__ = ["PSISGD"]
 
@@ -75,6 +82,7 @@ class PSISGD(RowOptimizer):
             [self._state(p, "momentum_buffer") for p in params] if momentum else None,
             layout=layout(group),
             foreach=group["foreach"],
+            fused=group["fused"],
             lr=group["lr"],
             momentum=momentum,
         )
@@ -87,12 +95,13 @@ def psi_sgd(
     *,
     layout: dict[str, Any],
     foreach: bool | None = None,
+    fused: bool | None = None,
     lr: float | Tensor,
     momentum: float,
 ) -> None:
     """One step of PSI-SGD on lists of weights, gradients and momentum buffers, in place; see `PSISGD`."""
-    path = _single_tensor_psi_sgd if foreach is False else _multi_tensor_psi_sgd
-    path(params, grads, momentum_buffers, layout, lr, momentum)
+    paths = _single_tensor_psi_sgd, _multi_tensor_psi_sgd, _fused_psi_sgd
+    chosen_path(paths, foreach, fused)(params, grads, momentum_buffers, layout, lr, momentum)
 
 
 def _single_tensor_psi_sgd(
@@ -141,6 +150,22 @@ def _multi_tensor_psi_sgd(
                 m.addcmul_(g, r)
             torch._foreach_add_(ws, ms)
         store(batch, layout)
+
+
+def _fused_psi_sgd(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor] | None,
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+) -> None:
+    states = [] if momentum_buffers is None else [momentum_buffers]
+    taken, left = fused_batches(params, grads, states, layout)
+    for ps, gs, *ms in taken:
+        cpu.psi_sgd(ps, gs, ms[0] if ms else None, layout, float(lr), momentum)
+    if left[0]:
+        _multi_tensor_psi_sgd(left[0], left[1], left[2] if states else None, layout, lr, momentum)
 
 
 def _rescue(largest: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import from_rows, row_view, to_rows
+from ..kernels import cpu
 from .orthogonality import orthogonality_grad
 
 Along = tuple[int, ...]
@@ -113,6 +114,37 @@ def batches(
         for views, state in zip(batch.states, kept, strict=True):
             views.append(row_view(state, **layout)[0])
     yield from found.values()
+
+
+def fused_batches(
+    params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Sequence[Any]], layout: dict[str, Any]
+) -> tuple[list[list[list[Any]]], list[list[Any]]]:
+    """Which weights the compiled step takes, with their gradients and states, and which are left.
+
+    Returns:
+        One entry for each type of the weights taken, and one for all others: lists of the parameters, of the
+        gradients, and of each kind of state.
+    """
+    taken: dict[torch.dtype, list[list[Any]]] = {}
+    left: list[list[Any]] = [[] for _ in range(2 + len(states))]
+    for p, g, *kept in zip(params, grads, *states, strict=True):
+        columns = taken.setdefault(p.dtype, [[] for _ in left]) if cpu.takes(p, layout) else left
+        for column, value in zip(columns, (p, g, *kept), strict=True):
+            column.append(value)
+    return list(taken.values()), left
+
+
+def add_orthogonality(
+    params: Sequence[Tensor], grads: Sequence[Tensor], alpha: float, layout: dict[str, Any]
+) -> list[Tensor]:
+    """The gradients plus those of L^O at the parameters, whose rows are brought to unit norm on the way."""
+    summed = []
+    for p, g in zip(params, grads, strict=True):
+        view, along = row_view(p, **layout)
+        view.div_(torch.linalg.vector_norm(view, dim=along, keepdim=True))
+        term = from_rows(orthogonality_grad(to_rows(p, **layout), alpha), p, **layout)
+        summed.append(g + term)
+    return summed
 
 
 def store(batch: Batch, layout: dict[str, Any]) -> None:

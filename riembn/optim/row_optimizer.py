@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ..geometry import row_count, row_view
+from ..kernels import cpu
 from .row_math import compute_dtype
 
 LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}
 """Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`."""
+
+
+_Path = TypeVar("_Path")
 
 
 class RowOptimizer(Optimizer):
@@ -90,10 +94,6 @@ class RowOptimizer(Optimizer):
         check_range(name, "lr", group["lr"], 0, math.inf)
         if group["foreach"] and group["fused"]:
             raise ValueError(f"{name}: foreach=True and fused=True exclude each other; leave one at None.")
-        if group["fused"]:
-            raise ValueError(
-                f"{name}: fused=True, but this version has no fused kernels; leave fused=None for the fastest path."
-            )
 
     def _check_rows(self, p: Tensor, which: str, group: dict[str, Any]) -> None:
         """Raise unless ``p`` is a stack of finite, non-zero weight vectors."""
@@ -111,6 +111,11 @@ class RowOptimizer(Optimizer):
         view, along = row_view(p.detach(), **layout(group))
         if not p.numel():
             return
+        if group["fused"] and not cpu.takes(p, layout(group)):
+            raise ValueError(
+                f"{name}: fused=True, but parameter {which}, shape {shape}, {p.dtype} on {p.device.type}, is not one "
+                f"the fused step takes ({cpu.TAKEN}); leave fused=None, which takes the fastest path there is."
+            )
         norms = torch.linalg.vector_norm(view, dim=along, dtype=compute_dtype(p.dtype))
         bad = torch.nonzero((norms.flatten() == 0) | ~norms.flatten().isfinite())
         if len(bad):
@@ -151,6 +156,14 @@ class RowOptimizer(Optimizer):
 def layout(group: dict[str, Any]) -> dict[str, Any]:
     """The layout keys of a param group, as keyword arguments for `riembn.geometry`."""
     return {key: group[key] for key in LAYOUT}
+
+
+def chosen_path(paths: tuple[_Path, _Path, _Path], foreach: bool | None, fused: bool | None) -> _Path:
+    """The single-tensor, foreach or fused implementation: what is asked for, or else the fastest."""
+    single_tensor, multi_tensor, fused_step = paths
+    if fused or (fused is None and foreach is None and not torch.compiler.is_compiling()):
+        return fused_step  # leaves to foreach what it cannot take
+    return single_tensor if foreach is False else multi_tensor
 
 
 def check_range(

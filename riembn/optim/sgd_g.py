@@ -10,8 +10,19 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
-from .row_math import RowScalars, batches, clip_factor, clipped_tangent, orthogonality_term, safe_norm, store
-from .row_optimizer import RowOptimizer, check_range, dense_grad, layout
+from ..kernels import cpu
+from .row_math import (
+    RowScalars,
+    add_orthogonality,
+    batches,
+    clip_factor,
+    clipped_tangent,
+    fused_batches,
+    orthogonality_term,
+    safe_norm,
+    store,
+)
+from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
 
 __all__ = ["SGDG"]
 
@@ -93,6 +104,7 @@ class SGDG(RowOptimizer):
             [self._state(p, "momentum_buffer") for p in params],
             layout=layout(group),
             foreach=group["foreach"],
+            fused=group["fused"],
             lr=group["lr"],
             momentum=group["momentum"],
             grad_clip=group["grad_clip"],
@@ -107,14 +119,17 @@ def sgd_g(
     *,
     layout: dict[str, Any],
     foreach: bool | None = None,
+    fused: bool | None = None,
     lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,
     alpha: float,
 ) -> None:
     """One step of SGD-G on lists of weights, gradients and momentum buffers, in place; see `SGDG`."""
-    path = _single_tensor_sgd_g if foreach is False else _multi_tensor_sgd_g
-    path(params, grads, momentum_buffers, layout, lr, momentum, grad_clip, alpha)
+    paths = _single_tensor_sgd_g, _multi_tensor_sgd_g, _fused_sgd_g
+    chosen_path(paths, foreach, fused)(
+        params, grads, momentum_buffers, layout, lr, momentum, grad_clip, alpha
+    )
 
 
 def _single_tensor_sgd_g(
@@ -188,3 +203,22 @@ def _multi_tensor_sgd_g(
             y.mul_(c_y).addcmul_(d, s)  # exp_y(d)
             d.mul_(c).sub_(h)  # d transported along itself
         store(batch, layout)
+
+
+def _fused_sgd_g(
+    params: list[Tensor],
+    grads: list[Tensor],
+    momentum_buffers: list[Tensor],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+    grad_clip: float | None,
+    alpha: float,
+) -> None:
+    taken, left = fused_batches(params, grads, [momentum_buffers], layout)
+    for ps, gs, ms in taken:
+        gs = add_orthogonality(ps, gs, alpha, layout) if alpha else gs
+        cpu.sgd_g(ps, gs, ms, layout, float(lr), momentum, grad_clip)
+    ps, gs, ms = left
+    if ps:
+        _multi_tensor_sgd_g(ps, gs, ms, layout, lr, momentum, grad_clip, alpha)

@@ -1,0 +1,1 @@
+"""Fused row updates: compiled on first use, never required."""

@@ -1,0 +1,147 @@
+"""One pass over weight, gradient and momentum: the fused step on a CPU, for rows that lie contiguous in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..geometry import row_count
+from .build import library
+
+__all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
+
+TAKEN = "float32 or float64 on a CPU, rows contiguous along dimension 0, and a C compiler on the machine"
+_SUFFIX = {torch.float32: "float", torch.float64: "double"}
+
+
+def takes(p: Tensor, layout: dict[str, Any]) -> bool:
+    """Whether the fused step can work on ``p``: float32 or float64 on a CPU, its rows one after the other."""
+    return (
+        p.device.type == "cpu"
+        and p.dtype in _SUFFIX
+        and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
+        and (layout["row_dim"] == 0 or layout["channels_per_row"] is None)
+        and _rows_follow_each_other(p)
+        and library() is not None
+    )
+
+
+def sgd_g(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor],
+    layout: dict[str, Any],
+    lr: float,
+    momentum: float,
+    grad_clip: float | None,
+) -> None:
+    """One step of SGD-G in place; all of one type, and `takes` true of every parameter."""
+    with _Tables(params, grads, momentum_buffers, layout) as t:
+        scalars = map(ctypes.c_double, (lr, momentum, _bound(grad_clip)))
+        _function("sgd_g", params)(*t.sizes, *t.addresses, t.longest, _threads(), *scalars)
+
+
+def adam_g(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    rates: Sequence[float],
+    layout: dict[str, Any],
+    betas: tuple[float, float],
+    eps: float,
+    grad_clip: float | None,
+) -> None:
+    """One step of Adam-G in place; ``rates``: the learning rate times the bias correction of each parameter."""
+    with _Tables(params, grads, exp_avgs, layout) as t:
+        second = _addresses(exp_avg_sqs)
+        corrected = (ctypes.c_double * len(params))(*rates)
+        scalars = map(ctypes.c_double, (*betas, eps, _bound(grad_clip)))
+        _function("adam_g", params)(
+            *t.sizes, *t.addresses, second, corrected, t.longest, _threads(), *scalars
+        )
+
+
+def psi_sgd(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor] | None,
+    layout: dict[str, Any],
+    lr: float,
+    momentum: float,
+) -> None:
+    """One step of PSI-SGD in place; all of one type, and `takes` true of every parameter."""
+    with _Tables(params, grads, momentum_buffers, layout) as t:
+        scalars = map(ctypes.c_double, (lr, momentum))
+        _function("psi_sgd", params)(*t.sizes, *t.addresses, _threads(), *scalars)
+
+
+class _Tables:
+    """Sizes and addresses as C arrays; what lies in another order than its weight is copied, and state copied back."""
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        moments: Sequence[Tensor] | None,
+        layout: dict[str, Any],
+    ) -> None:
+        rows = [row_count(p, **layout) for p in params]
+        fan_in = [p.numel() // n for p, n in zip(params, rows, strict=True)]
+        integers = ctypes.c_int64 * len(params)
+        self.sizes = ctypes.c_int64(len(params)), integers(*rows), integers(*fan_in)
+        self.longest = ctypes.c_int64(max(fan_in))
+        self._grads = [
+            _like(g, p) for g, p in zip(grads, params, strict=True)
+        ]  # alive until the call is over
+        self._moments = moments or []
+        self._aligned = [_like(m, p) for m, p in zip(self._moments, params, strict=bool(moments))]
+        missing: list[Tensor | None] = [None] * len(params)
+        self.addresses = [_addresses(column) for column in (params, self._grads, self._aligned or missing)]
+
+    def __enter__(self) -> _Tables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for own, used in zip(self._moments, self._aligned, strict=True):
+            if own is not used:
+                own.copy_(used)
+
+
+def _like(t: Tensor, p: Tensor) -> Tensor:
+    """``t`` in the type and the memory order of ``p``: itself where it is so already."""
+    return t if t.stride() == p.stride() and t.dtype == p.dtype else torch.empty_like(p).copy_(t)
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def _function(name: str, params: Sequence[Tensor]) -> Any:
+    function = getattr(library(), f"{name}_{_SUFFIX[params[0].dtype]}")
+    function.restype = None
+    return function
+
+
+def _threads() -> ctypes.c_int:
+    return ctypes.c_int(torch.get_num_threads())
+
+
+def _bound(grad_clip: float | None) -> float:
+    return math.inf if grad_clip is None else grad_clip
+
+
+def _rows_follow_each_other(p: Tensor) -> bool:
+    """Whether the memory of ``p`` is gapless and dimension 0 is its outermost."""
+    expected = 1
+    for size, stride in sorted(zip(p.shape[1:], p.stride()[1:], strict=True), key=lambda d: (d[1], d[0])):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return p.shape[0] <= 1 or p.stride(0) == expected
