@@ -72,7 +72,7 @@ def test_kernel_is_python3(path: Path) -> None:
 
 @each
 def test_chapter_is_named_by_two_digits_and_a_noun_and_listed(path: Path) -> None:
-    assert re.fullmatch(r"\d\d-[a-z][a-z-]*", path.stem)
+    assert re.fullmatch(r"\d\d-[a-z][a-z-]*|intro", path.stem)
     assert f"book/{path.stem}" in re.findall(r"book/[\w-]+", (ROOT / "_toc.yml").read_text(encoding="utf-8"))
 
 

@@ -1,5 +1,6 @@
 """What the README says runs, and what it names is there."""
 
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,12 @@ def test_the_example_trains():
     assert optimizer.parts[0].param_groups[0]["params"][0] is model[0].weight
     norms = model[0].weight.detach().flatten(1).norm(dim=1)
     assert (norms - 1).abs().max() < 1e-6
+
+
+def test_the_front_page_shows_the_same_example():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    cells = json.loads((ROOT / "book" / "intro.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert code in "\n".join("".join(cell["source"]) for cell in cells)
 
 
 @pytest.mark.parametrize("name", re.findall(r"^    (riembn/\S+|book|ci) ", README, flags=re.M))
