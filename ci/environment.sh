@@ -27,6 +27,7 @@ wanted() { (cd "$root" && cat requirements.txt pyproject.toml && printf '%s\n' "
 
 install() {
   local stamp="$root/.venv/made-for" want
+  if [[ -L "$root/.venv" ]]; then return; fi # a link leads to somebody else's environment: used, never changed
   want="$(wanted)"
   if [[ -f "$stamp" && "$(<"$stamp")" == "$want" ]] && "$python" -c '' 2>/dev/null; then return; fi
   if [[ ! -f "$stamp" ]] || ! "$python" -c "$supported" 2>/dev/null; then

@@ -77,6 +77,11 @@ def test_moved_checkout_is_set_up_again(checkout: Checkout, tmp_path: Path) -> N
     assert checkout.setup()[:2] == (0, ["pip", "pip"])
 
 
+def test_linked_environment_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
+    (checkout.root / ".venv").symlink_to(tmp_path / "elsewhere")
+    assert checkout.setup() == (0, [], "")
+
+
 def test_unsupported_python_is_refused(checkout: Checkout) -> None:
     status, asked, said = checkout.setup(UNSUPPORTED="1")
     assert status == 1 and asked == []
