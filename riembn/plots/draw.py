@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from matplotlib.transforms import ScaledTranslation
 
 from riembn.plots.palette import DIVERGING, PAPER, STYLE, look
 
@@ -112,11 +113,27 @@ def heat(ax: Axes, matrix: Any, *, limit: float = 1.0) -> Any:
     return ax.imshow(matrix, cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
 
 
-def legend(ax: Axes, **options: Any) -> None:
-    """The names of what is drawn, in one row above the axes; for curves prefer ``label_ends``."""
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "ncols": 4, "borderaxespad": 0.2}
-    names = ax.legend(**({"handletextpad": 0.4, "columnspacing": 1.4, "borderpad": 0, **place} | options))
-    names.set_label("one-row")
+def legend(ax: Axes, *, columns: int | None = None, **options: Any) -> None:
+    """The names of what is drawn, above the axes and their title; for curves prefer ``label_ends``.
+
+    Args:
+        ax: Where to write.
+        columns: Names side by side; otherwise as many as fit the width of a panel.
+        options: As ``matplotlib.axes.Axes.legend``, to place it otherwise; a phone keeps to its own way.
+    """
+    titled = any(ax.get_title(loc=where) for where in ("left", "center", "right"))
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    above = ScaledTranslation(0, (24 if titled else 3) / 72, figure.dpi_scale_trans)
+    spec = ax.get_subplotspec()
+    place: dict[str, Any] = {
+        "loc": "lower left",
+        "ncols": columns or max(1, 4 // (spec.get_gridspec().ncols if spec else 1)),
+    }
+    if "bbox_to_anchor" not in options:
+        place |= {"bbox_to_anchor": (0, 1), "bbox_transform": ax.transAxes + above}
+    tight = {"handletextpad": 0.4, "columnspacing": 1.4, "borderpad": 0, "borderaxespad": 0}
+    ax.legend(**(tight | place | options)).set_label("names")
 
 
 def label_ends(ax: Axes) -> None:

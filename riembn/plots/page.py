@@ -160,7 +160,7 @@ def _fit_phone(fig: Figure) -> bool:
             ax.tick_params(labelleft=True)
         height *= panels
     for ax in fig.axes:
-        if (names := ax.get_legend()) is not None and names.get_label() == "one-row":
-            legend(ax, ncols=2)
+        if (names := ax.get_legend()) is not None and names.get_label() == "names":
+            legend(ax, columns=2)
     fig.set_size_inches(_PHONE, min(height, 3.2 * panels))
     return True
