@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import riembn
 from riembn.geometry.rows import from_rows, to_rows
@@ -365,13 +365,41 @@ def test_spectral_norm_is_measured_with_its_state_held() -> None:
     assert verdict(split(model, batch(8, 4)), "0.parametrizations.weight.original") == "whole tensor"
 
 
-def test_hook_based_weight_norm_is_refused_clearly() -> None:
-    layer = nn.Linear(4, 6)
+def test_weights_computed_by_hooks_are_measured() -> None:
+    def build(change: Callable[[nn.Module], Any]) -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+        change(model[0])
+        model(batch(8, 4))
+        return model
+
     with pytest.warns(FutureWarning):
-        nn.utils.weight_norm(layer)
-    layer(batch(8, 4))
-    with pytest.raises(ValueError, match="cannot be copied.*parametrizations.weight_norm"):
-        split(nn.Sequential(layer, nn.BatchNorm1d(6)), batch(8, 4))
+        normed = build(nn.utils.weight_norm)
+    pruned = build(lambda layer: prune.random_unstructured(layer, "weight", 0.3))
+    for model, name in ((normed, "0.weight_v"), (pruned, "0.weight_orig")):
+        weight = model[0].weight
+        assert verdict(split(model, batch(8, 4)), name) == "channel"
+        assert model[0].weight is weight
+
+
+def test_model_that_cannot_be_copied_is_an_error() -> None:
+    class Stuck(nn.Linear):
+        def __deepcopy__(self, memo: dict) -> None:
+            raise RuntimeError("stay")
+
+    with pytest.raises(ValueError, match=r"cannot be copied \(RuntimeError: stay\)"):
+        split(nn.Sequential(Stuck(4, 6), nn.BatchNorm1d(6)), batch(8, 4))
+
+
+def test_inference_mode_and_output_kept_by_the_model() -> None:
+    class Keeps(Flexible):
+        def forward(self, a: Tensor, b: Tensor | None = None) -> Tensor:
+            self.kept = super().forward(a, b)
+            return self.kept
+
+    model = Keeps()
+    model(batch(8, 4))
+    with torch.inference_mode():
+        assert verdict(split(model, batch(8, 4)), "layer.weight") == "channel"
 
 
 def test_bilinear_is_refused() -> None:

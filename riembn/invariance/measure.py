@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from riembn.invariance.candidates import candidates
@@ -22,6 +23,7 @@ __all__ = ["split"]
 _FAR, _NEAR = (64.0, 1024.0), (0.25, 4.0)
 
 
+@torch.inference_mode(False)
 def split(
     model: nn.Module,
     example_input: Any,

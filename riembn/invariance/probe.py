@@ -113,7 +113,7 @@ class Probe:
         The loss takes the place of the functional where there is one. A parameter the output does not depend
         on has no entry. The output still carries its graph.
         """
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             outputs = self.outputs()
             self._reference = [t.detach() for t in outputs]
             live = [t for t in outputs if t.requires_grad]
@@ -147,20 +147,19 @@ class Probe:
         return max((gap if gap == gap else float("inf") for gap in gaps), default=0.0)
 
     def _off_special_values(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or tensor.numel() == 0:
+        zero, constant = tensor == 0, _is_constant(tensor)
+        if not tensor.is_floating_point() or not (constant or bool(zero.any())):
             return tensor
         noise = (
             torch.rand(tensor.shape, generator=self._generator, dtype=tensor.dtype).to(tensor.device) + 0.5
         )
-        if tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
-            return noise / tensor[0].numel() ** 0.5
-        return torch.where(tensor == 0, 0.1 * noise, tensor)
+        return noise / tensor[0].numel() ** 0.5 if constant else torch.where(zero, 0.1 * noise, tensor)
 
     def _input_tensor(self, tensor: Tensor, generic: bool) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.detach().clone()
         tensor = tensor.detach().double()
-        if generic and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+        if generic and _is_constant(tensor):
             tensor = tensor + self.noise(tensor)
         # With a gradient, a shortcut that carries the bare input is seen in the graph as well.
         return tensor.clone().requires_grad_()
@@ -180,14 +179,15 @@ def _copy(model: nn.Module) -> nn.Module:
         raise ValueError(
             "split: the model has uninitialized (lazy) parameters; run it once on the example first."
         )
+    # What a forward pass left behind as an attribute (a weight computed by a hook, a map kept to be looked at)
+    # cannot be copied as part of its graph, and is computed anew.
+    left = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]
     try:
-        with torch.inference_mode(False):
-            twin = copy.deepcopy(model)
+        twin = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in left})
     except Exception as error:
         raise ValueError(
-            f"split: the model cannot be copied ({one_line(error)}). If a layer uses the hook-based "
-            "torch.nn.utils.weight_norm, replace it by torch.nn.utils.parametrizations.weight_norm; "
-            "if the model is wrapped for several devices, give the module inside."
+            f"split: the model cannot be copied ({one_line(error)}). Give a module that copy.deepcopy accepts; "
+            "of a model wrapped for several devices, the module inside."
         ) from error
     if any(p.device.type == "mps" for p in twin.parameters()):
         twin = twin.cpu()
@@ -258,6 +258,10 @@ def _scalar(loss: Any) -> Tensor:
 def _size(tensor: Tensor) -> Tensor:
     norm = tensor.detach().norm()
     return torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
 
 
 def _is_normalization(module: nn.Module) -> bool:
