@@ -18,6 +18,7 @@ from .experiment.spelling import value_of, written
 __all__ = ["main"]
 
 BAD_INPUT, FAILED = 2, 1
+_ALWAYS_SHOWN = ("network", "dataset", "method", "seed")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,8 +101,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    for record in _existing(options.store).records():
-        print(_summary(record))
+    records = list(_existing(options.store).records())
+    for record in records:
+        # Seed and method stand in every line; of the rest, what tells apart the runs of one method.
+        alike = [r.config.as_dict() for r in records if r.config.method == record.config.method]
+        own = record.config.as_dict()
+        apart = [n for n in FIELDS if n not in _ALWAYS_SHOWN and any(a[n] != own[n] for a in alike)]
+        print("  ".join([_summary(record), *(f"{name}={written(own[name])}" for name in apart)]))
     return 0
 
 

@@ -24,11 +24,20 @@ def run(capsys, *words):
 
 
 def test_train_keeps_a_record_and_show_lists_it(tmp_path, capsys):
-    code, out, err = run(capsys, "train", "--preset", "vgg-11/digits/sgd-g", *TINY, "--store", tmp_path)
-    config = preset("vgg-11/digits/sgd-g", **SMALL)
+    code, out, err = run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path)
+    config = preset("vgg-11/digits/sgd", **SMALL)
     assert code == 0 and err == "" and out.startswith(config.digest()) and "test " in out
     assert Store(tmp_path).get(config) is not None
     assert run(capsys, "show", "--store", tmp_path) == (0, out, "")
+
+
+def test_show_tells_the_runs_of_a_method_apart(tmp_path, capsys):
+    words = ["--preset", "vgg-11/digits/sgd-g", "--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path]
+    assert run(capsys, "sweep", *words, "--grid", "grad_clip=0.1,none")[0] == 0
+    lines = run(capsys, "show", "--store", tmp_path)[1].splitlines()
+    ends = sorted(line.rsplit("  ", 1)[1] for line in lines if "sgd-g" in line)
+    assert len(lines) == 3 and ends == ["grad_clip=0.1", "grad_clip=none"]
+    assert not any("=" in line for line in lines if "sgd-g" not in line)
 
 
 def test_train_works_without_a_store(capsys):

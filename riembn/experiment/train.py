@@ -20,6 +20,7 @@ from torch.nn import functional
 from .. import data, models
 from ..build import build_optimizer
 from ..invariance import split
+from ..kernels.build import library
 from .config import METHODS, RunConfig
 from .environment import environment
 from .measure import Probe, probed_steps
@@ -134,6 +135,9 @@ class _Run:
             self.model, example, config.method, rule=config.rule, **_settings(config)
         )
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        if config.method != "sgd" and self.device.type == "cpu":
+            # Where there is no C compiler the step is another one, whose last bits differ.
+            self.environment["compiled_step"] = library() is not None
 
     def to_record(self, store: Store | None, *, resume: bool, progress: bool | None) -> Record:
         """Train from the last checkpoint, or from the start, to the end."""
