@@ -2,6 +2,7 @@
 
 import copy
 import random
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -558,6 +559,10 @@ def test_errors_say_what_to_do() -> None:
         split(normal, x, rule="mine")
     with pytest.raises(TypeError, match="model is a list; give a torch.nn.Module"):
         split([normal], x)
+    with pytest.warns(DeprecationWarning):
+        scripted = torch.jit.script(normal.norm)
+    with pytest.raises(ValueError, match="scripted module hides its eps"):
+        split(nn.Sequential(normal.layer, scripted), x)
     with pytest.raises(ValueError, match="lazy"):
         split(nn.Sequential(nn.LazyLinear(3), nn.BatchNorm1d(3)), x)
     with pytest.raises(TypeError, match=r"loss gives a Tensor of shape \(8, 2\); it is to give a scalar"):
@@ -620,6 +625,17 @@ def test_paper_rule_takes_what_the_release_takes(
     assert result.change is None
 
 
+def test_reason_names_the_normalization() -> None:
+    norms = {
+        "BatchNorm": nn.BatchNorm2d(6),
+        "InstanceNorm": nn.InstanceNorm2d(6),
+        "GroupNorm": nn.GroupNorm(2, 6),
+    }
+    for name, norm in norms.items():
+        model = nn.Sequential(nn.Conv2d(4, 6, 3, bias=False), norm, nn.Conv2d(6, 2, 3))
+        assert split(model, batch(*IMAGE)).verdicts[0].reason == f"in front of {name}"
+
+
 def test_paper_rule_is_strict_and_reads_grouped_and_transposed_weights() -> None:
     model = nn.ModuleList(
         [
@@ -635,7 +651,5 @@ def test_paper_rule_is_strict_and_reads_grouped_and_transposed_weights() -> None
 
 
 def test_import_loads_no_pandas() -> None:
-    import subprocess
-
     code = "import sys, riembn.invariance; assert not {'pandas', 'torchvision', 'scipy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

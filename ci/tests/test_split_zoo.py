@@ -2,6 +2,7 @@
 
 import copy
 import fnmatch
+import time
 
 import pytest
 import torch
@@ -63,3 +64,13 @@ def test_answer_is_the_one_worked_out_by_hand(case: Case) -> None:
         assert result.change is not None and result.change < 1e-10
         radial = torch.cat(radial_parts(model, example, result.groups()))
         assert float(radial.abs().max()) < 1e-9
+
+
+@pytest.mark.slow
+def test_resnet50_takes_less_than_twenty_seconds() -> None:
+    """Of processor time, so that a busy machine does not fail it."""
+    torch.manual_seed(0)
+    case = next(case for case in CASES if case.name == "resnet50")
+    model, example, start = case.build(), case.example(), time.process_time()
+    split(model, example)
+    assert time.process_time() - start < 20

@@ -179,6 +179,10 @@ def _copy(model: nn.Module) -> nn.Module:
         raise ValueError(
             "split: the model has uninitialized (lazy) parameters; run it once on the example first."
         )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(
+            "split: a scripted module hides its eps and dropout; give the module it was made from."
+        )
     # What a forward pass left behind as an attribute (a weight computed by a hook, a map kept to be looked at)
     # cannot be copied as part of its graph, and is computed anew.
     left = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf]

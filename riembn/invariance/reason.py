@@ -111,6 +111,8 @@ class Reasons:
         norm = next((text for word, text in _NORMALIZATIONS.items() if word in kind), "")
         if norm == "BatchNorm" and getattr(consumer, "_saved_training", True) is False:
             return "", "meets a BatchNorm that is frozen"
+        if norm == "BatchNorm" and _is_instance_norm(consumer, self._consumers.get(consumer, [])):
+            norm = "InstanceNorm"
         if norm:
             return norm, ""
         if kind.startswith("ScaledDotProduct") and _position(node, consumer) < 2:
@@ -143,6 +145,11 @@ class Reasons:
 def _kind(node: Node) -> str:
     """The function of a node: "Gelu" for GeluBackward0."""
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
+
+
+def _is_instance_norm(node: Node, consumers: Sequence[Node]) -> bool:
+    """InstanceNorm runs as a BatchNorm of one sample with a channel for each pair of sample and channel."""
+    return node._input_metadata[0].shape[0] == 1 and [_kind(n) for n in consumers] == ["View"]
 
 
 def _position(node: Node, consumer: Node) -> int:
