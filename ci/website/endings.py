@@ -106,10 +106,11 @@ def seconds(notebook: NotebookNode) -> float:
 
 
 def duration(seconds: float) -> str:
-    """A time as one reads it: ``14 s``, ``3 min``, ``2.4 h``."""
+    """A time as one reads it: ``14 s``, ``3 min``, ``2.4 h``, with a space that no line breaks at."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.0f}\N{NO-BREAK SPACE}s"
+    size, unit = (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
+    return f"{size:.{unit.count('h')}f}\N{NO-BREAK SPACE}{unit}"
 
 
 def _strip(notebook: NotebookNode, mine: list[Run]) -> str:

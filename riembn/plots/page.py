@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import textwrap
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,8 @@ def _fit_phone(fig: Figure) -> bool:
             ax.tick_params(labelleft=True)
         height *= panels
     for ax in fig.axes:
+        ax.set_xlabel(textwrap.fill(ax.get_xlabel(), 36))
+        ax.set_title(textwrap.fill(ax.get_title(loc="left"), 38), loc="left")
         if (names := ax.get_legend()) is not None and names.get_label() == "names":
             legend(ax, columns=2)
     fig.set_size_inches(_PHONE, min(height, 3.2 * panels))
