@@ -99,7 +99,7 @@ def test_single_layers_as_by_hand(
     model(batch(*shape))
     result = split(model, batch(*shape))
     assert verdict(result, "0.weight").startswith(answer)
-    assert verdict(result, f"{len(model) - 1}.weight") == "no: reaches the output without a normalisation"
+    assert verdict(result, f"{len(model) - 1}.weight") == "no: reaches the output without a normalization"
 
 
 def test_bias_that_starts_at_zero_does_not_hide() -> None:
@@ -417,7 +417,7 @@ def test_bilinear_is_refused() -> None:
 
 def test_parameters_of_modules_of_ones_own() -> None:
     class Own(nn.Module):
-        """Weights applied from the right, a normalisation written by hand, casts to float32, noise."""
+        """Weights applied from the right, a normalization written by hand, casts to float32, noise."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -481,7 +481,7 @@ class Flexible(nn.Module):
         return self.give(self.head(self.norm(self.layer(x))))
 
 
-ANSWER = ["channel", "no: reaches the output without a normalisation"]
+ANSWER = ["channel", "no: reaches the output without a normalization"]
 
 
 @pytest.mark.parametrize(
@@ -547,7 +547,7 @@ def test_loss_decides_what_counts() -> None:
 def test_errors_say_what_to_do() -> None:
     plain, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), batch(8, 4)
     normal = Flexible()
-    with pytest.raises(ValueError, match="contains no normalisation"):
+    with pytest.raises(ValueError, match="contains no normalization"):
         split(plain, x)
     with pytest.raises(ValueError, match=r"fails on example_input \(RuntimeError: mat1"):
         split(normal, batch(8, 5))

@@ -57,7 +57,7 @@ def layer(draw: random.Random, bias: bool) -> nn.Module:
 
 
 def norm(draw: random.Random) -> tuple[nn.Module, str]:
-    """A normalisation, and what it makes one vector of a weight in front of it."""
+    """A normalization, and what it makes one vector of a weight in front of it."""
     return draw.choice(
         [
             (nn.BatchNorm2d(CHANNELS), "channel"),

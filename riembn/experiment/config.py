@@ -60,7 +60,7 @@ class RunConfig:
         momentum: Of the manifold part; for ``adam-g`` it is beta1, for ``sgd`` that of all parameters.
         rest_momentum: Nesterov momentum of everything that is not on the manifold.
         grad_clip: Bound on a weight vector's gradient norm, radians; None for none.
-        alpha: Strength of the orthogonality regulariser L^O.
+        alpha: Strength of the orthogonality regularizer L^O.
         beta2: Decay of Adam-G's second moment.
         weight_decay: L2 on all parameters for ``sgd``, else on the weights that are not on the manifold.
         drops: Epochs after which all learning rates are multiplied by ``drop_factor``.

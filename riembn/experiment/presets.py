@@ -22,7 +22,7 @@ _METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},
     "sgd-g": {"lr": 0.2, "rest_lr": 0.01, "grad_clip": 0.1, "alpha": 0.1},
     "adam-g": {"lr": 0.05, "rest_lr": 0.01, "grad_clip": 0.1, "alpha": 0.1, "beta2": 0.99},
-    # Ours: the rate SGD starts with on a He-initialised weight vector, 0.1/|w|^2 with |w|^2 = 2. Measured
+    # Ours: the rate SGD starts with on a He-initialized weight vector, 0.1/|w|^2 with |w|^2 = 2. Measured
     # invariance, because PSI-SGD lets a vector's length drift and may only act where length has no meaning.
     "psi-sgd": {"lr": 0.05, "rest_lr": 0.01, "rule": "invariant"},
 }

@@ -3,7 +3,7 @@ r"""How to move on :math:`G(1, n)`, the lines through the origin, each stood for
 To first order this is the sphere: the same tangent vectors, exponential map, transport and retraction. What
 differs is what looks at two points at once: ``y`` and ``-y`` are one point here, so distances end at ``pi/2`` and
 the logarithm map goes to the nearer of the two representatives. Cho and Lee (2017) write their method on
-:math:`G(1, n)`; a normalised network tells ``w`` from ``-w``, so its weights live on the sphere.
+:math:`G(1, n)`; a normalized network tells ``w`` from ``-w``, so its weights live on the sphere.
 """
 
 from __future__ import annotations

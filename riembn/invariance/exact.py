@@ -1,4 +1,4 @@
-"""How is a network evaluated without rounding, without the eps of its normalisations and without dropout?"""
+"""How is a network evaluated without rounding, without the eps of its normalizations and without dropout?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FEWEST = 3
 
 
 class TooFewValues(ValueError):
-    """A normalisation sees so few values that its output hardly depends on them; ``values`` says how many."""
+    """A normalization sees so few values that its output hardly depends on them; ``values`` says how many."""
 
     def __init__(self, values: int, kind: str) -> None:
         super().__init__(f"{kind} sees {values} value(s) a channel")
@@ -52,10 +52,10 @@ class Exact(TorchFunctionMode):
     """Inside, torch functions compute in float64 with dropout off, and with the eps asked for.
 
     Args:
-        eps: Replaces the eps of every normalisation function; None leaves each as it is.
+        eps: Replaces the eps of every normalization function; None leaves each as it is.
 
     Attributes:
-        normalizations: How many calls of normalisation functions were met.
+        normalizations: How many calls of normalization functions were met.
         cut: Whether a value was taken out of the graph of gradients, so that these may not tell the truth.
     """
 

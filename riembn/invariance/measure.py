@@ -45,7 +45,7 @@ def split(
 
     Args:
         model: Any module whose copy can run. Left in evaluation mode it is measured in training mode; in
-            training mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalisation.
+            training mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalization.
         example_input: One batch of any size: a tensor, a tuple of positional arguments, a dict of keyword
             arguments. A batch too small for the network's BatchNorm is completed by noisy copies.
         rule: "invariant" measures. "paper" takes what Cho and Lee's release takes, every convolution with
@@ -61,7 +61,7 @@ def split(
     Raises:
         TypeError: If ``model`` is no module.
         ValueError: For an unknown rule; if the model cannot be copied, fails on the example, gives no or
-            non-finite floating-point output; if it contains no normalisation.
+            non-finite floating-point output; if it contains no normalization.
 
     Source: definition and joint test derived here; the paper's rule as in the code released with Cho and Lee
     (2017), arXiv:1709.09603.
@@ -94,8 +94,8 @@ def split(
     chosen = [w for w in alone if not w.unfit()]
     if not alone and not probe.normalizes:
         raise ValueError(
-            "split: the model contains no normalisation and none of its weights is scale-invariant; put a "
-            "BatchNorm (or another normalisation) behind its layers, or train it with torch.optim.SGD."
+            "split: the model contains no normalization and none of its weights is scale-invariant; put a "
+            "BatchNorm (or another normalization) behind its layers, or train it with torch.optim.SGD."
         )
     own, own_gradients, _ = _prepare(model, example_input, loss, eps=None, factors=_NEAR, generic=False)
     own_change = own.change(_moved(chosen, own))
@@ -142,7 +142,7 @@ def _prepare(
         except TooFewValues as error:
             if copies > 1 or loss is not None or error.kind != "BatchNorm" or error.values == 0:
                 raise ValueError(
-                    f"split: {error}, too few to normalise: its output would hardly depend on the weights. "
+                    f"split: {error}, too few to normalize: its output would hardly depend on the weights. "
                     "Give an example_input of more samples (four or more) or of larger images."
                 ) from None
             copies = math.ceil(4 / error.values)

@@ -40,7 +40,7 @@ class Probe:
         example_input: A tensor, a tuple of positional arguments, a dict of keyword arguments, or whatever the
             model takes as its one argument.
         loss: Maps the model's output to a scalar tensor; None compares the whole output.
-        eps: For every normalisation; None keeps the model's own.
+        eps: For every normalization; None keeps the model's own.
         factors: Smallest and largest factor for a vector.
         generic: Move parameters and inputs off special values (zeros, constants) at which a weight can be
             scale-invariant by accident: a bias that starts at zero, a residual branch scaled by zero.

@@ -16,9 +16,9 @@ _NORMALIZATIONS = {
     "GroupNorm": "GroupNorm",
     "RmsNorm": "RMSNorm",
     "RMSNorm": "RMSNorm",
-    "Rsqrt": "a normalisation",
-    "LinalgVectorNorm": "a normalisation",
-    "WeightNorm": "its own normalisation",
+    "Rsqrt": "a normalization",
+    "LinalgVectorNorm": "a normalization",
+    "WeightNorm": "its own normalization",
 }
 # Functions that are not positive-homogeneous; what is not named here passes a scale on (ReLU, pooling, …).
 _BREAKING = {
@@ -74,16 +74,16 @@ class Reasons:
         self._own = {id(p) for p in parameters.values()}
 
     def normalization(self, name: str) -> str:
-        """The normalisation that the output of an invariant weight meets, in words."""
-        return next((norm for norm, _ in self._walk(name) if norm), "a normalisation")
+        """The normalization that the output of an invariant weight meets, in words."""
+        return next((norm for norm, _ in self._walk(name) if norm), "a normalization")
 
     def obstacle(self, name: str) -> str:
-        """What stands between a weight that is not invariant and a normalisation."""
+        """What stands between a weight that is not invariant and a normalization."""
         obstacle = next((text for _, text in self._walk(name) if text), "")
-        return obstacle or "shares its normalisation with other weights"
+        return obstacle or "shares its normalization with other weights"
 
     def _walk(self, name: str) -> Sequence[tuple[str, str]]:
-        """(normalisation, obstacle) in the order of distance from the weight; one of each pair is empty."""
+        """(normalization, obstacle) in the order of distance from the weight; one of each pair is empty."""
         start = self._leaves.get(id(self._parameters[name]))
         if start is None:
             return [("", "changes the output")]
@@ -94,7 +94,7 @@ class Reasons:
             node, concatenated = queue.popleft()
             consumers = self._consumers.get(node, [])
             if not consumers:
-                found.append(("", "reaches the output without a normalisation"))
+                found.append(("", "reaches the output without a normalization"))
             for consumer in consumers:
                 if consumer in seen:
                     continue
