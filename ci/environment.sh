@@ -43,8 +43,8 @@ install() {
   (
     cd "$root"
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    "$python" -m pip install --quiet -r requirements.txt
-    "$python" -m pip install --quiet --no-deps -e .
+    "$python" -m pip install -qq -r requirements.txt
+    "$python" -m pip install -qq --no-deps -e .
   )
   printf '%s\n' "$want" >"$stamp"
 }
