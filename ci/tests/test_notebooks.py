@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-SHOWN = ("plots.show", "plots.table", "print", "glue")
+SHOWN = ("plots.show", "globe.show", "plots.table", "print", "glue")
 
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="the book has no chapter yet")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -152,7 +152,7 @@ def test_prose_stands_before_code(path: Path) -> None:
 @each
 def test_figures_have_caption_and_text(path: Path) -> None:
     for name, call in calls(path):
-        if name == "plots.show":
+        if name in ("plots.show", "globe.show"):
             given = {keyword.arg for keyword in call.keywords}
             assert {"caption", "alt"} <= given, ast.unparse(call)
         if name == "plots.table":

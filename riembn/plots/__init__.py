@@ -10,6 +10,7 @@ from riembn.plots.draw import heat as heat
 from riembn.plots.draw import label_ends as label_ends
 from riembn.plots.draw import legend as legend
 from riembn.plots.draw import line as line
+from riembn.plots.globe import Globe as Globe
 from riembn.plots.page import show as show
 from riembn.plots.page import table as table
 from riembn.plots.palette import BLUE as BLUE
