@@ -69,8 +69,9 @@ document.addEventListener("DOMContentLoaded", () => {
         const style = `${inside};${stroke};stroke-width:${2 * this.scale};opacity:${fade}`;
         this.put(!isHidden(end), "circle", { cx: RADIUS * end[0], cy: -RADIUS * end[1], r: 5 * this.scale, style });
       } else {
-        const back = item.kind === "arrow" ? this.head(seen, `${fill};opacity:${fade}`) : 0;
-        this.line(item.points.slice(0, seen.length - back), stroke, 2.6, opacity);
+        const share = item.kind === "arrow" ? this.head(seen, `${fill};opacity:${fade}`) : 1;
+        const start = item.points[0];
+        this.line(item.points.map((p) => p.map((x, i) => start[i] + share * (x - start[i]))), stroke, 2.6, opacity);
       }
       if (item.label) {
         const away = item.kind === "arrow" ? [end[0] - seen[0][0], end[1] - seen[0][1]] : end;
@@ -83,12 +84,12 @@ document.addEventListener("DOMContentLoaded", () => {
       const way = [end[0] - seen[0][0], end[1] - seen[0][1]];
       const length = Math.hypot(...way);
       const size = Math.min(0.075 * this.scale, 0.6 * length);
-      if (size < 1e-6) return 0;
+      if (size < 1e-6) return 1;
       const [ux, uy] = [way[0] / length, way[1] / length];
       const [x, y, wide] = [end[0] - size * ux, end[1] - size * uy, 0.38 * size];
       const corners = [end, [x - wide * uy, y + wide * ux], [x + wide * uy, y - wide * ux]];
       this.put(!isHidden(end), "path", { d: pathOf(corners) + "Z", style });
-      return Math.ceil(((0.7 * size) / length) * (seen.length - 1));
+      return 1 - (0.7 * size) / length;
     }
 
     name(label, at, away, look) {

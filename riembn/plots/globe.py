@@ -18,7 +18,8 @@ from riembn.plots.palette import BLUE, IN_CSS, INK, PAPER
 
 _RADIUS = 200.0  # of the sphere, in units of the drawing
 _GLOBE_CSS = """<style>
-.riembn-globe svg { margin-inline: auto }
+.riembn-globe { overflow: clip; overflow-clip-margin: 1rem }
+.riembn-globe svg { margin-inline: auto; overflow: visible }
 .riembn-globe text { font-weight: 600; paint-order: stroke; stroke-linejoin: round }
 .riembn-globe svg[hidden] { display: none !important }
 .riembn-globe .riembn-live { cursor: grab; touch-action: pan-y; user-select: none; -webkit-user-select: none }
@@ -161,8 +162,8 @@ class _Drawing:
                 f'<circle cx="{x:.1f}" cy="{-y:.1f}" r="{5 * self._scale:g}" style="{look}"/>',
             )
         else:
-            back = self._head(seen, f"{fill};opacity:{fade:g}") if kind == "arrow" else 0
-            self.line(points[: len(points) - back], stroke, width=2.6, opacity=opacity)
+            share = self._head(seen, f"{fill};opacity:{fade:g}") if kind == "arrow" else 1.0
+            self.line(points[0] + share * (points - points[0]), stroke, width=2.6, opacity=opacity)
         if item["label"]:
             away = seen[-1] - seen[0] if kind == "arrow" else end
             self._name(item["label"], end, item["toward"] or away[:2], f"{fill};opacity:{max(fade, 0.5):g}")
@@ -182,18 +183,18 @@ class _Drawing:
                 )
                 first = k
 
-    def _head(self, seen: np.ndarray, look: str) -> int:
-        """Draw the head of an arrow; how many of its last points the line is to leave to it."""
+    def _head(self, seen: np.ndarray, look: str) -> float:
+        """Draw the head of an arrow; the share of its length that is left to the line."""
         way = (seen[-1] - seen[0])[:2]
         length = float(np.hypot(*way))
         size = min(0.075 * self._scale, 0.6 * length)
         if size < 1e-6:
-            return 0
+            return 1.0
         unit = way / length
         base, across = seen[-1][:2] - size * unit, 0.38 * size * np.array([-unit[1], unit[0]])
         corners = np.array([seen[-1][:2], base + across, base - across])
         self._put(not _hidden(seen[-1]), f'<path d="{_path(corners)}Z" style="{look}"/>')
-        return int(np.ceil(0.7 * size / length * (len(seen) - 1)))
+        return 1 - 0.7 * size / length
 
     def _name(self, label: str, at: np.ndarray, away: Any, look: str) -> None:
         right, up = np.asarray(away) / max(float(np.hypot(*away)), 1e-9)
