@@ -21,6 +21,7 @@ from .row_math import (
     orthogonality_term,
     safe_norm,
     store,
+    tangents,
 )
 from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
 
@@ -191,25 +192,11 @@ def _multi_tensor_adam_g(
     beta1, beta2 = betas
     second = {id(p): (v, t) for p, v, t in zip(params, exp_avg_sqs, steps, strict=True)}
     for batch in batches(params, grads, [exp_avgs], layout):
-        ys, gs, (ms,) = batch.weights, batch.grads, batch.states
+        ys, (ms,) = batch.weights, batch.states
         vs = [second[id(p)][0] for p in batch.params]
         corrections = [_bias_correction(betas, second[id(p)][1]) for p in batch.params]
         rows = RowScalars(ys, batch.along)
-        shrink = rows.norms(ys).reciprocal_()  # the unit rows are ys * shrink
-        if alpha:
-            torch._foreach_mul_(ys, rows.split(shrink))
-            shrink.fill_(1)
-            gs = [
-                g + orthogonality_term(y, p, alpha, layout)
-                for p, y, g in zip(batch.params, ys, gs, strict=True)
-            ]
-
-        # h is the projected gradient times `scale`, a power of two a row that keeps its square finite.
-        scale = rows.scales(gs)
-        hs = [g * s for g, s in zip(gs, rows.split(scale), strict=True)]
-        radial = rows.dots(ys, hs).mul_(shrink.square())
-        for h, y, r in zip(hs, ys, rows.split(radial.neg_()), strict=True):
-            h.addcmul_(y, r)
+        hs, scale, shrink = tangents(batch, rows, alpha, layout)
         norm = rows.norms(hs)
         factor = clip_factor(norm, scale, grad_clip)
 

@@ -116,6 +116,31 @@ def batches(
     yield from found.values()
 
 
+def tangents(
+    batch: Batch, rows: RowScalars, alpha: float, layout: dict[str, Any]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Riemannian gradients of a batch, unclipped; with ``alpha`` the weights are brought to unit norm on the way.
+
+    Returns:
+        New tensors that hold the gradients times a power of two a row, which keeps their squares finite; these
+        powers; and the factors that make the weights unit rows. The last two have one value a row.
+    """
+    ys, gs = batch.weights, batch.grads
+    shrink = rows.norms(ys).reciprocal_()
+    if alpha:
+        torch._foreach_mul_(ys, rows.split(shrink))
+        shrink.fill_(1)
+        gs = [
+            g + orthogonality_term(y, p, alpha, layout) for p, y, g in zip(batch.params, ys, gs, strict=True)
+        ]
+    scale = rows.scales(gs)
+    hs = [g * s for g, s in zip(gs, rows.split(scale), strict=True)]
+    radial = rows.dots(ys, hs).mul_(shrink.square())
+    for h, y, r in zip(hs, ys, rows.split(radial.neg_()), strict=True):
+        h.addcmul_(y, r)
+    return hs, scale, shrink
+
+
 def fused_batches(
     params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Sequence[Any]], layout: dict[str, Any]
 ) -> tuple[list[list[list[Any]]], list[list[Any]]]:

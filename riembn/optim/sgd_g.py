@@ -21,6 +21,7 @@ from .row_math import (
     orthogonality_term,
     safe_norm,
     store,
+    tangents,
 )
 from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
 
@@ -170,23 +171,9 @@ def _multi_tensor_sgd_g(
     alpha: float,
 ) -> None:
     for batch in batches(params, grads, [momentum_buffers], layout):
-        ys, gs, (ds,) = batch.weights, batch.grads, batch.states
+        ys, (ds,) = batch.weights, batch.states
         rows = RowScalars(ys, batch.along)
-        shrink = rows.norms(ys).reciprocal_()  # the unit rows are ys * shrink
-        if alpha:
-            torch._foreach_mul_(ys, rows.split(shrink))
-            shrink.fill_(1)
-            gs = [
-                g + orthogonality_term(y, p, alpha, layout)
-                for p, y, g in zip(batch.params, ys, gs, strict=True)
-            ]
-
-        # h is the projected gradient times `scale`, a power of two a row that keeps its square finite.
-        scale = rows.scales(gs)
-        hs = [g * s for g, s in zip(gs, rows.split(scale), strict=True)]
-        radial = rows.dots(ys, hs).mul_(shrink.square())
-        for h, y, r in zip(hs, ys, rows.split(radial.neg_()), strict=True):
-            h.addcmul_(y, r)
+        hs, scale, shrink = tangents(batch, rows, alpha, layout)
 
         # d = momentum * tau - lr * h, in the memory of tau
         torch._foreach_mul_(ds, momentum)
