@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from riembn.geometry import row_view, to_rows
 from riembn.optim import PSISGD, SGDG, AdamG, orthogonality, orthogonality_grad, reference
+from riembn.optim.row_math import clipped_tangent
 
 METHODS = {
     "sgd-g": (SGDG, dict(lr=0.2, momentum=0.9, grad_clip=0.1)),
@@ -177,6 +178,30 @@ def test_step_angle_is_bounded(rows, fan_in, seed, size):
         optimizer.step()
         cosine = (before * p.detach()).sum(1).clamp(-1, 1)
         assert (torch.arccos(cosine) <= 0.2 * 0.1 / (1 - 0.9) + 1e-7).all()
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    size=st.sampled_from([0.0, 1e-12, 0.01, 1.0, 1e6]),
+    bound=st.sampled_from([0.1, 3.0, None]),
+)
+@settings(max_examples=60, deadline=None)
+def test_clipping_keeps_direction_and_bounds_each_row(seed, size, bound):
+    generator = torch.Generator().manual_seed(seed)
+    y, g = torch.nn.functional.normalize(
+        torch.randn(2, 4, 7, generator=generator, dtype=torch.float64), dim=-1
+    )
+    g[1:3] *= size  # rows of their own size: each is clipped on its own
+    clipped = clipped_tangent(y, g, (1,), bound)
+    whole = clipped_tangent(y, g, (1,), None)
+    norms, limit = whole.norm(dim=1), torch.inf if bound is None else bound
+    torch.testing.assert_close(clipped.norm(dim=1), norms.clamp(max=limit), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        clipped * norms[:, None], whole * clipped.norm(dim=1, keepdim=True), rtol=1e-10, atol=1e-30
+    )
+    assert torch.equal(clipped[norms <= limit], whole[norms <= limit])
+    for row, expected in zip(whole, clipped, strict=True):
+        torch.testing.assert_close(reference.clip(row, bound), expected, rtol=1e-12, atol=1e-30)
 
 
 @given(seed=st.integers(0, 2**16), fan_in=st.integers(2, 12))
