@@ -158,5 +158,7 @@ def _of(inside: tuple[Any, ...]) -> str:
 
 
 def _name(hint: Any) -> str:
+    if kinds := get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else ():
+        return " or ".join(map(_name, kinds))
     words = {float: "a number", int: "a whole number", str: "text", bool: "True or False", type(None): "None"}
     return words.get(hint, getattr(hint, "__name__", str(hint)))
