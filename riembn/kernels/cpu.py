@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +26,7 @@ def takes(p: Tensor, layout: dict[str, Any]) -> bool:
         p.device.type == "cpu"
         and p.dtype in _SUFFIX
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
-        and (layout["row_dim"] == 0 or layout["channels_per_row"] is None)
-        and _rows_follow_each_other(p)
+        and _rows(p.shape, p.stride(), **layout) is not None
         and library() is not None
     )
 
@@ -91,8 +91,8 @@ class _Tables:
         moments: Sequence[Tensor] | None,
         layout: dict[str, Any],
     ) -> None:
-        rows = [row_count(p, **layout) for p in params]
-        fan_in = [p.numel() // n for p, n in zip(params, rows, strict=True)]
+        found = [_rows(p.shape, p.stride(), **layout) for p in params]
+        rows, fan_in = zip(*(size for size in found if size is not None), strict=True)
         integers = ctypes.c_int64 * len(params)
         self.sizes = ctypes.c_int64(len(params)), integers(*rows), integers(*fan_in)
         self.longest = ctypes.c_int64(max(fan_in))
@@ -136,12 +136,24 @@ def _bound(grad_clip: float | None) -> float:
     return math.inf if grad_clip is None else grad_clip
 
 
-def _rows_follow_each_other(p: Tensor) -> bool:
-    """Whether the memory of ``p`` is gapless and dimension 0 is its outermost."""
+@functools.lru_cache(maxsize=4096)
+def _rows(
+    shape: torch.Size, stride: tuple[int, ...], row_dim: int, conv_groups: int, channels_per_row: int | None
+) -> tuple[int, int] | None:
+    """Rows and fan-in of a weight whose rows lie one after the other; None if they do not.
+
+    Kept for each shape: at every step and for every weight, working it out costs as much as a small weight's step.
+    """
+    if row_dim != 0 and channels_per_row is not None:
+        return None
     expected = 1
-    for size, stride in sorted(zip(p.shape[1:], p.stride()[1:], strict=True), key=lambda d: (d[1], d[0])):
+    for size, step in sorted(zip(shape[1:], stride[1:], strict=True), key=lambda d: (d[1], d[0])):
         if size != 1:
-            if stride != expected:
-                return False
+            if step != expected:
+                return None
             expected *= size
-    return p.shape[0] <= 1 or p.stride(0) == expected
+    if shape[0] > 1 and stride[0] != expected:
+        return None
+    weight = torch.empty(shape, device="meta")
+    rows = row_count(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    return rows, weight.numel() // max(rows, 1)

@@ -29,16 +29,20 @@ static inline NAME(dots_t) NAME(dots)(const REAL *restrict w, const REAL *restri
     return sum;
 }
 
-/* w <- a[0] w + a[1] m + a[2] g and m <- b[0] w + b[1] m + b[2] g */
+/* w <- a[0] w + a[1] m + a[2] g and m <- b[0] w + b[1] m + b[2] g; from the end, where the row is still in the cache
+ * nearest to the core */
 static inline void NAME(combine)(REAL *restrict w, REAL *restrict m, const REAL *restrict g, int64_t n,
                                  const double *a, const double *b) {
     const REAL aw = (REAL)a[0], am = (REAL)a[1], ag = (REAL)a[2];
     const REAL bw = (REAL)b[0], bm = (REAL)b[1], bg = (REAL)b[2];
+    for (int64_t start = (n - 1) / PIECE * PIECE; start >= 0; start -= PIECE) {
+        const int64_t end = start + PIECE < n ? start + PIECE : n;
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        const REAL wi = w[i], mi = m[i], gi = g[i];
-        w[i] = aw * wi + am * mi + ag * gi;
-        m[i] = bw * wi + bm * mi + bg * gi;
+        for (int64_t i = start; i < end; i++) {
+            const REAL wi = w[i], mi = m[i], gi = g[i];
+            w[i] = aw * wi + am * mi + ag * gi;
+            m[i] = bw * wi + bm * mi + bg * gi;
+        }
     }
 }
 
