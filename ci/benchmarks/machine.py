@@ -1,0 +1,77 @@
+"""On what was it measured? Device, versions, threads, allocator, and how quiet the machine was."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from riembn.experiment.environment import environment
+from riembn.kernels.build import library
+
+__all__ = ["describe", "free_bytes", "is_busy", "slug"]
+
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_SETTINGS = ("MALLOC_", "OMP_", "MKL_", "KMP_", "GOMP_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_", "CUDA_")
+
+
+def describe(device: torch.device, commit: str | None = None) -> dict[str, Any]:
+    """What a reader needs to know to compare with another machine.
+
+    Args:
+        device: Where the weights lie.
+        commit: Of the code, for where it does not lie in a git checkout.
+    """
+    told = environment(device)
+    if told["commit"] is None:
+        told["commit"] = commit
+    return {
+        **told,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "allocator": " ".join(platform.libc_ver()).strip() or "unknown",
+        "huge_pages": _chosen(_HUGE_PAGES),
+        "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)},
+        "compiled_step": library() is not None,
+        "versions": {name: _version(name) for name in ("triton", "geoopt", "adamp", "torchvision", "numpy")},
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def is_busy(told: dict[str, Any]) -> bool:
+    """Whether others had a good part of the machine when the measurement began."""
+    return told["load_average"][0] > 0.25 * told["cores"]
+
+
+def slug(device: torch.device) -> str:
+    """A word for file names: ``cpu``, ``nvidia-h200``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return "-".join(name.lower().split())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be had."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _chosen(path: Path) -> str | None:
+    """The entry in brackets of a file such as ``always [madvise] never``."""
+    text = path.read_text() if path.exists() else ""
+    return text.partition("[")[2].partition("]")[0] or None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,84 @@
+"""Which targets are reached? Each is compared with the whole interval of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["step_targets", "verdict"]
+
+Target = dict[str, Any]
+_CPU_SETS = ("vgg-13", "resnet-18", "wrn-28-10")
+_SLOW = ("geoopt RiemannianSGD", "SGD-G plain eager")
+
+
+def verdict(bound: float, at_most: bool, value: Mapping[str, float | None]) -> str:
+    """``reached`` or ``not reached`` if the whole interval says so, else ``undecided``; a count has no interval."""
+    median = value["median"]
+    low = median if value.get("low") is None else value["low"]
+    high = median if value.get("high") is None else value["high"]
+    assert low is not None and high is not None
+    if (high <= bound) if at_most else (low >= bound):
+        return "reached"
+    return "not reached" if (low > bound if at_most else high < bound) else "undecided"
+
+
+def step_targets(record: Mapping[str, Any]) -> list[Target]:
+    """The targets for an optimizer step on the record's device, each with its value and verdict."""
+    return [*_times(record), *_memory(record)]
+
+
+def _times(record: Mapping[str, Any]) -> Iterator[Target]:
+    cuda = record["device"] != "cpu"
+    for name in ("wrn-28-10",) if cuda else _CPU_SETS:
+        yield from _at(record, name, "SGD-G fused / SGD fused", 1.05 if cuda else 1.2)
+        yield from _at(record, name, "Adam-G fused / Adam fused", 0.8 if cuda else 1.0)
+        if not cuda:
+            yield from _at(record, name, "SGD-G foreach / SGD fused", 5.0)
+        for slow in _SLOW:
+            yield from _at(record, name, f"{slow} / SGD-G fused", 10.0, at_most=False)
+        result = _result(record, name, "SGD-G fused")
+        if cuda and result:
+            share = result["share_of_copy"]
+            yield _target("SGD-G fused, share of copy bandwidth", name, 0.85, False, share)
+    if whole := record.get("training_step"):
+        what = f"training step of {whole['network']}, SGD-G / SGD fused"
+        yield _target(what, whole["network"], 1.02, True, whole["ratio"])
+
+
+def _memory(record: Mapping[str, Any]) -> Iterator[Target]:
+    name = "wrn-28-10"
+    for path, bound in (("fused", 0.01), ("foreach", 3.0)):
+        for method in ("SGD-G", "Adam-G", "PSI-SGD"):
+            if result := _result(record, name, f"{method} {path}"):
+                share = result["extra_bytes"] / (4 * _set(record, name)["parameters"])
+                what = f"{method} {path}, memory of a step / weights"
+                yield _target(what, name, bound, True, {"median": share, "low": None, "high": None})
+
+
+def _at(
+    record: Mapping[str, Any], name: str, what: str, bound: float, *, at_most: bool = True
+) -> Iterator[Target]:
+    own, base = what.split(" / ")
+    result = _result(record, name, own)
+    if result and base in result["ratios"]:
+        yield _target(what, name, bound, at_most, result["ratios"][base])
+
+
+def _target(what: str, name: str, bound: float, at_most: bool, value: Mapping[str, float | None]) -> Target:
+    return {
+        "what": what,
+        "set": name,
+        "bound": bound,
+        "at_most": at_most,
+        **value,
+        "verdict": verdict(bound, at_most, value),
+    }
+
+
+def _set(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return next((one for one in record["sets"] if one["name"] == name), {"results": []})
+
+
+def _result(record: Mapping[str, Any], name: str, contestant: str) -> Mapping[str, Any] | None:
+    return next((one for one in _set(record, name)["results"] if one["name"] == contestant), None)
