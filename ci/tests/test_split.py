@@ -55,13 +55,13 @@ LAYERS: list[Any] = [
     (lambda: [nn.Conv2d(4, 6, 3, bias=False), nn.GroupNorm(6, 6)], IMAGE, "channel"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.GroupNorm(6, 6)], IMAGE, "channel"),
     (lambda: [nn.Conv2d(4, 6, 3, bias=False), nn.GroupNorm(1, 6)], IMAGE, "whole tensor"),
-    (lambda: [nn.Conv2d(4, 6, 3), nn.GroupNorm(2, 6)], IMAGE, "no: only together with its bias: one for 3"),
+    (lambda: [nn.Conv2d(4, 6, 3), nn.GroupNorm(2, 6)], IMAGE, "3 channels + bias"),
     (lambda: [nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), nn.GroupNorm(2, 6)], IMAGE, "3 channels"),
     # LayerNorm and RMSNorm divide everything by one number.
     (lambda: [nn.Linear(4, 6, bias=False), nn.LayerNorm(6)], ROW, "whole tensor"),
     (lambda: [nn.Linear(4, 6, bias=False), nn.RMSNorm(6)], ROW, "whole tensor"),
-    (lambda: [nn.Linear(4, 6), nn.LayerNorm(6)], ROW, "no: only together with its bias: one vector for the"),
-    (lambda: [nn.Linear(4, 6), nn.RMSNorm(6)], ROW, "no: only together with its bias"),
+    (lambda: [nn.Linear(4, 6), nn.LayerNorm(6)], ROW, "whole tensor + bias"),
+    (lambda: [nn.Linear(4, 6), nn.RMSNorm(6)], ROW, "whole tensor + bias"),
     # What lies between and keeps positive factors.
     (lambda: [nn.Conv2d(4, 6, 3, bias=False), nn.ReLU(), nn.BatchNorm2d(6)], IMAGE, "channel"),
     (lambda: [nn.Conv2d(4, 6, 3, bias=False), nn.LeakyReLU(), nn.BatchNorm2d(6)], IMAGE, "channel"),
@@ -70,21 +70,27 @@ LAYERS: list[Any] = [
     (lambda: [nn.Conv2d(4, 6, 3, bias=False), nn.AvgPool2d(2), nn.BatchNorm2d(6)], IMAGE, "channel"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.Upsample(scale_factor=2), nn.BatchNorm2d(6)], IMAGE, "channel"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.BatchNorm2d(6)], IMAGE, "channel"),
+    # A bias is scaled with the weight where no mean is taken before what lies between.
+    (lambda: [nn.Linear(4, 6), nn.ReLU(), nn.BatchNorm1d(6)], ROW, "channel + bias"),
+    (lambda: [nn.ConvTranspose2d(4, 6, 3, groups=2), nn.ReLU(), nn.BatchNorm2d(6)], IMAGE, "channel + bias"),
+    (lambda: [nn.ConvTranspose2d(4, 6, 3, groups=2), nn.GroupNorm(2, 6)], IMAGE, "3 channels + bias"),
+    (lambda: [nn.Conv2d(4, 6, 3), nn.GroupNorm(1, 6)], IMAGE, "whole tensor + bias"),
+    (
+        lambda: [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6, bias=False), nn.LayerNorm(6)],
+        ROW,
+        "whole tensor + bias",
+    ),
+    (lambda: [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.LayerNorm(6)], ROW, "no: "),
     # A full convolution mixes the channels: only one factor for all of them comes out again.
     (lambda: [nn.Linear(4, 6, bias=False), nn.Linear(6, 6), nn.BatchNorm1d(6)], ROW, "whole tensor"),
     # Pixel shuffle lays four channels into one.
-    (lambda: [nn.Conv2d(4, 8, 3), nn.PixelShuffle(2), nn.BatchNorm2d(2)], IMAGE, "no: only together with"),
+    (lambda: [nn.Conv2d(4, 8, 3), nn.PixelShuffle(2), nn.BatchNorm2d(2)], IMAGE, "4 channels + bias"),
     (lambda: [nn.Conv2d(4, 8, 3, bias=False), nn.PixelShuffle(2), nn.BatchNorm2d(2)], IMAGE, "4 channels"),
     # What does not.
     (lambda: [nn.Conv2d(4, 6, 3), nn.GELU(), nn.BatchNorm2d(6)], IMAGE, "no: passes through GELU"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.SiLU(), nn.BatchNorm2d(6)], IMAGE, "no: passes through SiLU"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.ReLU6(), nn.BatchNorm2d(6)], IMAGE, "no: passes through ReLU6"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.Tanh(), nn.BatchNorm2d(6)], IMAGE, "no: passes through Tanh"),
-    (
-        lambda: [nn.Linear(4, 6), nn.ReLU(), nn.BatchNorm1d(6)],
-        ROW,
-        "no: only together with its bias: one vector a",
-    ),
     # A vector of one entry knows only its sign.
     (lambda: [nn.Conv2d(4, 4, 1, groups=4), nn.BatchNorm2d(4)], IMAGE, "no: one entry a vector"),
 ]
@@ -105,7 +111,7 @@ def test_single_layers_as_by_hand(
 def test_bias_that_starts_at_zero_does_not_hide() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 2))
     nn.init.zeros_(model[0].bias)
-    assert verdict(split(model, batch(8, 4)), "0.weight").startswith("no: only together with its bias")
+    assert verdict(split(model, batch(8, 4)), "0.weight") == "channel + bias"
 
 
 def test_groups_rescale_without_changing_the_loss() -> None:
@@ -458,8 +464,8 @@ def test_queries_and_keys_in_one_tensor_with_values_are_partly_invariant() -> No
                 F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, dropout_p=0.1
             )
 
-    assert (
-        verdict(split(Fused(), batch(4, 5, 8)), "qkv.weight") == "no: only 4 of its 6 vectors are invariant"
+    assert verdict(split(Fused(), batch(4, 5, 8)), "qkv.weight") == (
+        "no: only 4 of its 6 vectors are invariant (output channels 0–15 of 24): split the layer there to use them"
     )
 
 

@@ -79,9 +79,13 @@ def homogeneous(draw: random.Random) -> Block:
 
 
 def biased(draw: random.Random) -> Block:
-    """A bias is taken away by the mean of a channel, not by that of several."""
-    last, answer = norm(draw)
-    return nn.Sequential(layer(draw, bias=True), last), {"0.weight": answer if answer == "channel" else ""}
+    """A bias is taken away by the mean of a channel, if it is a constant there, and not by that of several."""
+    block, answers = homogeneous(draw)
+    block[0].bias = nn.Parameter(torch.randn(CHANNELS))
+    constant = isinstance(block[1], nn.Identity | nn.MaxPool2d)
+    if not constant or answers["0.weight"] != "channel":
+        answers["0.weight"] += " + bias"
+    return block, answers
 
 
 def breaking(draw: random.Random) -> Block:
@@ -90,7 +94,9 @@ def breaking(draw: random.Random) -> Block:
 
 def chain(draw: random.Random) -> Block:
     last, answer = norm(draw)
-    return nn.Sequential(conv(), nn.ReLU(), conv(), last), {"0.weight": "whole tensor", "2.weight": answer}
+    bias = draw.random() < 0.5
+    first = "whole tensor + bias" if bias else "whole tensor"
+    return nn.Sequential(conv(bias), nn.ReLU(), conv(), last), {"0.weight": first, "2.weight": answer}
 
 
 def residual(draw: random.Random) -> Block:

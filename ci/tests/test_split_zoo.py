@@ -26,7 +26,10 @@ def expected(case: Case, name: str) -> str:
 
 
 def radial_parts(model: nn.Module, example: Tensor, groups: list[dict]) -> list[Tensor]:
-    """⟨w, ∂L/∂w⟩ over |w| |∂L/∂w| of every weight vector, computed with nothing of the package but `to_rows`."""
+    """⟨w, ∂L/∂w⟩ over |w| |∂L/∂w| of every weight vector, computed with nothing of the package but `to_rows`.
+
+    A bias that belongs to its weight adds its own products to those of the vectors.
+    """
     twin = copy.deepcopy(model).double().train()
     for module in twin.modules():
         if hasattr(module, "eps"):
@@ -42,11 +45,13 @@ def radial_parts(model: nn.Module, example: Tensor, groups: list[dict]) -> list[
     twins = dict(zip(map(id, model.parameters()), twin.parameters(), strict=True))
     parts = []
     for group in groups:
-        layout = {key: value for key, value in group.items() if key != "params"}
-        for parameter in group["params"]:
-            w, g = (
-                to_rows(t.contiguous(), **layout) for t in (twins[id(parameter)], twins[id(parameter)].grad)
-            )
+        layout = {key: value for key, value in group.items() if key not in ("params", "joint")}
+        step = 2 if group.get("joint") else 1
+        for i in range(0, len(group["params"]), step):
+            weight, *bias = (twins[id(parameter)] for parameter in group["params"][i : i + step])
+            w, g = (to_rows(t.contiguous(), **layout) for t in (weight, weight.grad))
+            for b in bias:
+                w, g = (torch.cat([r, t.view(len(r), -1)], 1) for r, t in ((w, b), (g, b.grad)))
             parts.append((w * g).sum(1) / (w.norm(dim=1) * g.norm(dim=1) + 1e-12))
     return [part.detach() for part in parts]
 

@@ -10,15 +10,18 @@ A layout is three plain values, so that it can live in an optimizer's param grou
 ``channels_per_row``
     How many consecutive output channels share one length: 1 in front of BatchNorm, ``out/groups`` in front of
     ``GroupNorm(groups)``, None (all of them: the tensor is one vector) in front of LayerNorm and RMSNorm.
+
+Where only weight and bias together are one vector, its bias entries stand behind its weight entries.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-__all__ = ["from_rows", "row_count", "row_view", "to_rows"]
+__all__ = ["from_joint_rows", "from_rows", "row_count", "row_view", "to_joint_rows", "to_rows"]
 
 
 def row_view(
@@ -109,6 +112,54 @@ def from_rows(
     order = [*(d for d in range(view.dim()) if d not in along), *along]
     unpermuted = rows.reshape([view.shape[d] for d in order]).permute(*map(order.index, range(view.dim())))
     return unpermuted.reshape(weight.shape)
+
+
+def to_joint_rows(
+    weight: Tensor, bias: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
+) -> Tensor:
+    """The vectors of a weight, each followed by the entries of the bias that its channels have.
+
+    Args:
+        weight: As for `to_rows`, the layout's three values too.
+        bias: Shape ``(channels,)``, one entry an output channel of ``weight``.
+
+    Returns:
+        Shape ``(rows, fan_in + channels a row)``, always a copy.
+
+    Raises:
+        ValueError: As `to_rows`; if the bias does not have one entry a channel.
+    """
+    rows = to_rows(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    channels = _channels(weight, row_dim, conv_groups)
+    if tuple(bias.shape) != (channels,):
+        raise ValueError(
+            f"to_joint_rows: a bias of shape {tuple(bias.shape)} does not belong to a weight of shape "
+            f"{tuple(weight.shape)} with {channels} output channels; give one entry a channel."
+        )
+    return torch.cat([rows, bias.reshape(len(rows), channels // max(len(rows), 1))], dim=1)
+
+
+def from_joint_rows(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    row_dim: int = 0,
+    conv_groups: int = 1,
+    channels_per_row: int | None = 1,
+) -> tuple[Tensor, Tensor]:
+    """The inverse of `to_joint_rows`: weight and bias from their rows; the tensors given are only looked at.
+
+    Returns:
+        Tensors of ``weight``'s and of ``bias``'s shape; views of ``rows`` where strides allow.
+    """
+    of_weight, of_bias = rows.tensor_split([rows.shape[1] - bias.numel() // max(len(rows), 1)], dim=1)
+    return (
+        from_rows(
+            of_weight, weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
+        ),
+        of_bias.reshape(bias.shape),
+    )
 
 
 def row_count(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from riembn.geometry.rows import from_rows, to_rows
+from riembn.geometry.rows import from_joint_rows, from_rows, to_joint_rows, to_rows
 
 __all__ = ["Candidate", "Layout", "candidates"]
 
@@ -27,13 +27,15 @@ class Layout:
         """Output channels of ``weight``."""
         return weight.shape[self.row_dim] * self.conv_groups
 
-    def rows(self, weight: Tensor) -> Tensor:
-        """The weight vectors as the rows of a matrix."""
-        return to_rows(weight, **vars(self))
+    def rows(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The weight vectors, each with its entries of ``bias`` if that is given, as the rows of a matrix."""
+        return to_rows(weight, **vars(self)) if bias is None else to_joint_rows(weight, bias, **vars(self))
 
-    def rescaled(self, weight: Tensor, factors: Tensor) -> Tensor:
-        """``weight`` with each of its vectors multiplied by its factor."""
-        return from_rows(self.rows(weight) * factors[:, None].to(weight.device), weight, **vars(self))
+    def tensors(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The inverse of `rows`: weight, and bias if there is one."""
+        if bias is None:
+            return (from_rows(rows, weight, **vars(self)),)
+        return from_joint_rows(rows, weight, bias, **vars(self))
 
     def granularities(self, weight: Tensor) -> list[Layout]:
         """This layout with every number of channels to a vector, from one channel to the whole tensor."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from riembn.invariance.exact import TINY, TooFewValues
 from riembn.invariance.probe import LossError, Probe, one_line
 from riembn.invariance.reason import Reasons
 from riembn.invariance.report import Split, Verdict
-from riembn.invariance.weight import TOLERANCE, Weight, describe
+from riembn.invariance.weight import TOLERANCE, Weight
 
 __all__ = ["split"]
 
@@ -55,8 +56,10 @@ def split(
 
     Returns:
         A `Split`. Its granularity is the finest that is invariant: one vector an output channel in front of
-        BatchNorm, one a group in front of GroupNorm, the whole tensor in front of LayerNorm. Weights that
-        are invariant only together with their bias, or whose vectors have one entry, are in the rest.
+        BatchNorm, one a group in front of GroupNorm, the whole tensor in front of LayerNorm. A weight that is
+        invariant only together with its bias is listed with it, and their vectors with the bias's entries:
+        in front of LayerNorm, or with a ReLU before BatchNorm. A weight that is invariant in some vectors
+        only, or whose vectors have one entry, is in the rest.
 
     Raises:
         TypeError: If ``model`` is no module.
@@ -79,48 +82,44 @@ def split(
     del outputs
     named = dict(model.named_parameters())
     found = candidates(model)
-    weights = [
-        Weight(c, named[c.name], probe.parameters[c.name].detach(), gradients.get(c.name))
-        for c in found
-        if not c.refusal
-    ]
+    weights = [Weight(c, named, probe.parameters, gradients) for c in found if not c.refusal]
     for weight in weights:
         weight.propose(probe)
-    alone, change = _confirm([w for w in weights if w.layout is not None], [], probe)
-    others = [w for w in weights if w.layout is None]
-    for weight in others:
-        weight.propose_with_bias(probe, gradients)
-    _confirm([w for w in others if w.with_bias is not None], alone, probe)
-    chosen = [w for w in alone if not w.unfit()]
-    if not alone and not probe.normalizes:
+    passed, change = _confirm([w for w in weights if w.layout is not None], [], probe)
+    if not passed and not probe.normalizes:
         raise ValueError(
             "split: the model contains no normalization and none of its weights is scale-invariant; put a "
             "BatchNorm (or another normalization) behind its layers, or train it with torch.optim.SGD."
         )
+    chosen = [w for w in passed if not w.unfit()]
     own, own_gradients, _ = _prepare(model, example_input, loss, eps=None, factors=_NEAR, generic=False)
     own_change = own.change(_moved(chosen, own))
-    reason = dict.fromkeys(named, "a bias, shift or scale") | {c.name: c.refusal for c in found}
-    judged = {w.name: _judge(w, reasons, own, own_gradients.get(w.name)) for w in weights}
-    return Split(
-        tuple(judged.get(name) or Verdict(name, p, False, reason[name]) for name, p in named.items()),
-        rule,
-        change,
-        own_change,
-    )
+    verdicts = {n: Verdict(n, p, False, "a bias, shift or scale") for n, p in named.items()}
+    verdicts |= {c.name: Verdict(c.name, named[c.name], False, c.refusal) for c in found}
+    for weight in weights:
+        verdicts |= _judge(weight, reasons, own, own_gradients)
+    return Split(tuple(verdicts.values()), rule, change, own_change)
 
 
-def _judge(weight: Weight, reasons: Reasons, own: Probe, own_gradient: Tensor | None) -> Verdict:
+def _judge(
+    weight: Weight, reasons: Reasons, own: Probe, own_gradients: dict[str, Tensor]
+) -> dict[str, Verdict]:
+    """The verdict on a weight, and on its bias if that belongs to it."""
     name, layout = weight.name, weight.layout
-    error = weight.slope(weight.gradient, weight.value)
-    own_eps = weight.slope(own_gradient, own.parameters[name].detach())
+    error = weight.slope(weight.values, weight.gradients)
+    own_eps = weight.slope(own.parameters, own_gradients)
     refusal = weight.refusal or weight.unfit()
-    if layout is not None and not refusal:
-        reason, rows = f"in front of {reasons.normalization(name)}", len(layout.rows(weight.value))
-        return Verdict(name, weight.parameter, True, reason, error, own_eps, **vars(layout), rows=rows)
-    if not refusal and weight.with_bias is not None:
-        refusal = f"only together with its bias: {describe(weight.with_bias)}"
-    refusal = refusal or weight.partly() or reasons.obstacle(name)
-    return Verdict(name, weight.parameter, False, refusal, error, own_eps)
+    if layout is None or refusal:
+        refusal = refusal or weight.partly() or reasons.obstacle(name)
+        return {name: Verdict(name, weight.own[name], False, refusal, error, own_eps)}
+    reason, rows = f"in front of {reasons.normalization(name)}", len(layout.rows(weight.values[name]))
+    bias = next(iter(weight.names[1:]), "")
+    alone = Verdict(name, weight.own[name], True, reason, error, own_eps, **vars(layout), rows=rows)
+    if not bias:
+        return {name: alone}
+    shared = replace(alone, reason=f"{reason}, together with its bias", partner=bias)
+    of_bias = Verdict(bias, weight.own[bias], True, f"joint with {name}", partner=name, **vars(layout))
+    return {name: shared, bias: of_bias}
 
 
 def _prepare(
@@ -174,7 +173,7 @@ def _confirm(pending: list[Weight], kept: list[Weight], probe: Probe) -> tuple[l
     if change <= TOLERANCE:
         return pending, change
     if len(pending) == 1:
-        pending[0].layout = pending[0].with_bias = None
+        pending[0].reject()
         return [], 0.0
     half = len(pending) // 2
     left, left_change = _confirm(pending[:half], kept, probe)

@@ -25,7 +25,10 @@ class Verdict:
             largest value over the weight vectors. Rounding for an invariant weight; None if not measured.
         own_eps: The same with the network's own eps, at its own parameters.
         row_dim, conv_groups, channels_per_row: The layout of the weight vectors, see `riembn.geometry.rows`.
-        rows: How many weight vectors; 0 for a parameter that is not invariant.
+        rows: How many weight vectors; 0 for a parameter that is not invariant, and for a bias that its
+            weight's vectors go on in.
+        partner: For a weight that is invariant only together with its bias, the name of the bias; for that
+            bias, the weight's. Both are `invariant`.
     """
 
     name: str
@@ -38,15 +41,23 @@ class Verdict:
     conv_groups: int = 1
     channels_per_row: int | None = 1
     rows: int = 0
+    partner: str = ""
 
     @property
     def granularity(self) -> str:
-        """What one weight vector spans: "channel", "4 channels", "whole tensor"; "" in the rest."""
+        """What one weight vector spans: "channel", "4 channels", "whole tensor"; "" in the rest.
+
+        With " + bias" where the bias belongs to it; and "its weight's" for that bias.
+        """
         if not self.invariant:
             return ""
+        if self.partner and not self.rows:
+            return "its weight's"
         if self.channels_per_row is None:
-            return "whole tensor"
-        return "channel" if self.channels_per_row == 1 else f"{self.channels_per_row} channels"
+            span = "whole tensor"
+        else:
+            span = "channel" if self.channels_per_row == 1 else f"{self.channels_per_row} channels"
+        return f"{span} + bias" if self.partner else span
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Split:
 
     @property
     def invariant(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters whose weight vectors belong on the manifold."""
+        """Names and parameters whose weight vectors belong on the manifold, biases that are part of them too."""
         return [(v.name, v.parameter) for v in self.verdicts if v.invariant]
 
     @property
@@ -77,17 +88,24 @@ class Split:
         return [(v.name, v.parameter) for v in self.verdicts if not v.invariant]
 
     def groups(self) -> list[dict[str, Any]]:
-        """The invariant parameters as param groups for SGDG, AdamG or PSISGD, one group a layout."""
-        groups: dict[tuple[int, int, int | None], dict[str, Any]] = {}
+        """The invariant parameters as param groups for SGDG, AdamG or PSISGD, one group a layout.
+
+        Weights that are invariant only together with their bias have groups of their own, with ``joint=True``
+        and each weight followed by its bias.
+        """
+        named = {v.name: v.parameter for v in self.verdicts}
+        groups: dict[tuple[Any, ...], dict[str, Any]] = {}
         for v in self.verdicts:
-            if v.invariant:
-                layout = {
+            if v.rows:
+                layout: dict[str, Any] = {
                     "row_dim": v.row_dim,
                     "conv_groups": v.conv_groups,
                     "channels_per_row": v.channels_per_row,
                 }
-                key = (v.row_dim, v.conv_groups, v.channels_per_row)
-                groups.setdefault(key, {"params": [], **layout})["params"].append(v.parameter)
+                if v.partner:
+                    layout["joint"] = True
+                group = groups.setdefault(tuple(layout.values()), {"params": [], **layout})
+                group["params"] += [v.parameter, named[v.partner]] if v.partner else [v.parameter]
         return list(groups.values())
 
     def to_dataframe(self) -> pandas.DataFrame:

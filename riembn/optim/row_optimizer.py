@@ -12,10 +12,13 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from ..geometry import row_count, row_view
 from ..kernels import cpu
+from . import joint
 from .row_math import compute_dtype
 
 LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}
-"""Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`."""
+"""Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`.
+
+A group with ``joint=True`` holds weights and biases in turn: each vector of a weight goes on in its bias."""
 
 
 _Path = TypeVar("_Path")
@@ -40,8 +43,13 @@ class RowOptimizer(Optimizer):
         try:
             self._check_options(group)
             names = group.get("param_names") or [None] * len(group["params"])
-            for index, (name, p) in enumerate(zip(names, group["params"], strict=True)):
-                self._check_rows(p, f"{name!r}" if name else f"number {index} of its group", group)
+            which = [f"{name!r}" if name else f"number {i} of its group" for i, name in enumerate(names)]
+            params, rows_group = group["params"], group
+            if group.get("joint"):
+                params = [joint.pack(w, b, layout(group)) for w, b in self._pairs(group)]
+                which, rows_group = [f"{name} with its bias" for name in which[::2]], {**group, **LAYOUT}
+            for name, p in zip(which, params, strict=True):
+                self._check_rows(p, name, rows_group)
         except (TypeError, ValueError):
             self.param_groups.pop()  # a refused group leaves the optimizer as it was
             raise
@@ -82,7 +90,12 @@ class RowOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            self._step_group(group, [p for p in group["params"] if p.grad is not None and p.numel()])
+            if group.get("joint"):
+                moving = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
+                with joint.as_rows(self, moving, layout(group)) as rows:
+                    self._step_group({**group, **LAYOUT}, rows)
+            else:
+                self._step_group(group, [p for p in group["params"] if p.grad is not None and p.numel()])
         return loss
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -130,11 +143,18 @@ class RowOptimizer(Optimizer):
         if not self.unit_rows:
             return
         with torch.no_grad():
+            if group.get("joint"):
+                with joint.as_rows(self, self._pairs(group), layout(group)) as rows:
+                    self._to_unit_rows({**LAYOUT, "params": rows})
+                return
             for p in group["params"]:
                 if p.numel():
                     view, along = row_view(p, **layout(group))
                     wide = view.to(compute_dtype(p.dtype))
                     view.copy_(wide / torch.linalg.vector_norm(wide, dim=along, keepdim=True))
+
+    def _pairs(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        return joint.pairs(group["params"], type(self).__name__)
 
     def _state(self, p: Tensor, key: str) -> Tensor:
         """The state tensor ``key`` in ``p``'s shape, made of zeros at first; float32 for half precision."""

@@ -1,8 +1,8 @@
 """Which weights of well-known networks are scale-invariant: the answers worked out by hand.
 
 An answer maps patterns of parameter names to a granularity ("channel", "4 channels", "whole tensor") or, after
-"no: ", to words of the reason. The first pattern that fits counts, and every tensor of two or more dimensions
-must fit one.
+"no: ", to words of the reason; " + bias" says that the bias belongs to the vectors. The first pattern that fits
+counts, and every tensor of two or more dimensions must fit one.
 """
 
 from collections.abc import Callable
@@ -135,14 +135,14 @@ CASES = [
         PLAIN,
         slow=True,
     ),
-    # Every convolution has a bias and LayerNorm behind it; what is invariant is the pair, as one vector.
+    # Depthwise convolutions and the first one have a bias and LayerNorm behind them: the pair is one vector.
     Case(
         "convnext-tiny",
         tv("convnext_tiny"),
         images(2, 3, 64, 64),
         {
-            "features.0.0.weight": "no: only together with its bias: one vector for the whole tensor",
-            "*block.0.weight": "no: only together with its bias: one vector for the whole tensor",
+            "features.0.0.weight": "whole tensor + bias",
+            "*block.0.weight": "whole tensor + bias",
             "features.?.1.weight": SHORTCUT,  # a downsampling convolution: block and shortcut start behind it
             "*block.3.weight": "no: passes through GELU",
             "*block.5.weight": SHORTCUT,
@@ -209,7 +209,7 @@ CASES = [
         "mlp-norm-last-bias",
         partial(networks.mlp_norm_last, True),
         images(16, 12),
-        {"6.weight": OUTPUT, "*": "no: only together with its bias: one vector a channel"},
+        {"6.weight": OUTPUT, "*": "channel + bias"},
     ),
     # Concatenated with the skip and mixed by the next convolution before any normalization.
     Case(
