@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..geometry import sphere, to_rows
+from ..geometry import sphere, to_joint_rows, to_rows
 from ..optim import orthogonality, orthogonality_grad
 
 __all__ = ["PROBES", "Probe", "probed_steps"]
@@ -38,11 +38,11 @@ class Probe:
     """
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], *, grad_clip: float | None, alpha: float) -> None:
-        self._weights = [
-            (p, {key: group[key] for key in _LAYOUT if key in group})
-            for group in groups
-            for p in group["params"]
-        ]
+        self._weights: list[tuple[Sequence[Tensor], dict[str, Any]]] = []  # a weight, or one with its bias
+        for group in groups:
+            layout, params = {key: group[key] for key in _LAYOUT if key in group}, list(group["params"])
+            own = zip(params[::2], params[1::2], strict=True) if group.get("joint") else zip(params)
+            self._weights += [(tensors, layout) for tensors in own]
         self._grad_clip = grad_clip
         self._alpha = alpha
         self._before: list[Tensor] = []
@@ -53,12 +53,13 @@ class Probe:
         """Look at gradients and directions; to be followed by the step and `after_step`."""
         self._before = []
         lengths, exceeded = [], []
-        for p, layout in self._weights:
-            u, norm = self._directions(p, layout)
+        for tensors, layout in self._weights:
+            u, norm = self._directions(tensors, layout)
             self._before.append(u.clone())  # u can be a view of weights that the step moves
-            if p.grad is None:
+            grads = [p.grad for p in tensors if p.grad is not None]
+            if len(grads) < len(tensors):
                 continue
-            scaled = to_rows(p.grad, **layout) * norm
+            scaled = _rows(grads, layout) * norm
             if self._alpha:
                 scaled = scaled + orthogonality_grad(u, self._alpha)
             length = torch.linalg.vector_norm(sphere.project_tangent(u, scaled), dim=-1)
@@ -72,8 +73,8 @@ class Probe:
     def after_step(self) -> None:
         """Measure by which angle each vector has turned since `before_step`."""
         angles = [
-            sphere.distance(before, self._directions(p, layout)[0])
-            for before, (p, layout) in zip(self._before, self._weights, strict=True)
+            sphere.distance(before, self._directions(tensors, layout)[0])
+            for before, (tensors, layout) in zip(self._before, self._weights, strict=True)
         ]
         if angles:
             self._seen[-1]["angle"] = torch.cat(angles)
@@ -101,8 +102,8 @@ class Probe:
         if not self._weights:
             return dict.fromkeys(("weight_norm", "effective_lr", "orthogonality", "cosine"))
         norms, overlap, pairs = [], torch.zeros((), dtype=torch.float64), 0
-        for p, layout in self._weights:
-            u, norm = self._directions(p, layout)
+        for tensors, layout in self._weights:
+            u, norm = self._directions(tensors, layout)
             norms.append(norm.double().flatten())
             overlap += orthogonality(u).double().cpu()
             pairs += len(u) * (len(u) - 1) // 2
@@ -114,8 +115,13 @@ class Probe:
             "cosine": math.sqrt(float(overlap) / pairs) if pairs else None,
         }
 
-    def _directions(self, p: Tensor, layout: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _directions(self, tensors: Sequence[Tensor], layout: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Unit rows and their norms before, shapes ``(rows, fan_in)`` and ``(rows, 1)``."""
-        rows = to_rows(p.detach(), **layout).float()
+        rows = _rows([p.detach() for p in tensors], layout).float()
         norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
         return rows / norm, norm
+
+
+def _rows(tensors: Sequence[Tensor], layout: dict[str, Any]) -> Tensor:
+    """The vectors of a weight, or those that it makes up with its bias."""
+    return to_joint_rows(*tensors, **layout) if len(tensors) > 1 else to_rows(*tensors, **layout)
