@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,14 @@ def test_digest_is_pinned():
     # A failure here means that every committed record has lost its name: restore what changed, or raise RECIPE.
     assert RunConfig(**START).digest() == "ae51d389891dca13"
     assert preset("wrn-28-10/cifar10/adam-g", "paper", seed=3).digest() == "0c68af72d12f4484"
+
+
+def test_committed_records_keep_their_digests():
+    records = Path(__file__).resolve().parents[2] / "book" / "records"
+    found = {path.stem: json.loads(path.read_text()) for path in records.glob("*.json")}
+    assert len(found) >= 89
+    for name, content in found.items():
+        assert RunConfig.from_dict(content["config"]).digest() == content["digest"] == name[-16:]
 
 
 CHANGES = {
@@ -39,6 +48,8 @@ CHANGES = {
     "bn_decay": 0.9,
     "augment": True,
     "pixels": "unit",
+    "precision": "bfloat16",
+    "accumulate": 2,
     "seed": 1,
 }
 
@@ -138,6 +149,10 @@ def test_replace_refuses_unknown_fields():
         ("train_size", 100, "at most train_size=100"),
         ("rule", "all", "one of invariant, paper"),
         ("batch_size", 1, "at least 2"),
+        ("precision", "fp16", "one of float32, bfloat16, float16"),
+        ("accumulate", 0, "at least 1"),
+        ("accumulate", 3, "parts of equal size, two images or more, of batch_size=128"),
+        ("accumulate", 128, "parts of equal size, two images or more, of batch_size=128"),
         ("rest_lr", None, "a number, since method='sgd-g' uses it"),
         ("momentum", 1.0, "[0, 0.9999]"),
         ("grad_clip", 0.0, "(0, inf), or None"),

@@ -73,11 +73,19 @@ def test_record_of_an_older_recipe_is_read_but_not_taken_for_a_new_one(tmp_path)
     assert Store(tmp_path).get(CONFIG) is None
 
 
+def test_record_of_the_first_schema_is_read(tmp_path):
+    content = json.loads(record_of().to_json())
+    del content["columns"]["peak_memory"]
+    (tmp_path / "old.json").write_text(json.dumps({**content, "schema": 1}))
+    (found,) = Store(tmp_path).records()
+    assert found.columns["peak_memory"] == [None, None] and found.same_result(record_of())
+
+
 DAMAGES = {
     "half a file": lambda text: text[: len(text) // 2],
     "empty": lambda text: "",
     "no object": lambda text: "[]",
-    "another schema": lambda text: text.replace('"schema": 1', '"schema": 9'),
+    "another schema": lambda text: text.replace('"schema": 2', '"schema": 9'),
     "a field changed": lambda text: text.replace('"alpha": 0.1', '"alpha": 0.2'),
     "a field refused": lambda text: text.replace('"alpha": 0.1', '"alpha": -1'),
     "an unknown field": lambda text: text.replace('"alpha": 0.1', '"alpha": 0.1, "gamma": 1'),
@@ -186,12 +194,12 @@ def test_checkpoint_comes_back_and_two_are_kept(tmp_path):
     assert kept.newest() is None
     for epoch in (1, 2, 3):
         kept.save(epoch, {"model": {"w": torch.full((3,), float(epoch))}, "columns": {"a": [1, None]}})
-    assert sorted(os.listdir(kept.folder)) == ["epoch-00002.pt", "epoch-00003.pt"]
+    assert sorted(os.listdir(kept.folder)) == ["epoch-00002-step-0000000.pt", "epoch-00003-step-0000000.pt"]
     state = kept.newest()
     assert state["epoch"] == 3 and state["columns"] == {"a": [1, None]}
     assert torch.equal(state["model"]["w"], torch.full((3,), 3.0))
     kept.keep_last()
-    assert os.listdir(kept.folder) == ["epoch-00003.pt"]
+    assert os.listdir(kept.folder) == ["epoch-00003-step-0000000.pt"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign"])
@@ -199,7 +207,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, damag
     kept = checkpoints(tmp_path)
     kept.save(1, {"w": torch.zeros(1000)})
     kept.save(2, {"w": torch.ones(1000)})
-    newest = kept.folder / "epoch-00002.pt"
+    newest = kept.folder / "epoch-00002-step-0000000.pt"
     content = bytearray(newest.read_bytes())
     if damage == "cut":
         content = content[:-100]
@@ -209,12 +217,12 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, damag
         content = bytearray()
     else:
         checkpoints(tmp_path / "other", digest="e").save(2, {"w": torch.ones(1000)})
-        content = (tmp_path / "other" / "run" / "epoch-00002.pt").read_bytes()
+        content = (tmp_path / "other" / "run" / "epoch-00002-step-0000000.pt").read_bytes()
     newest.write_bytes(bytes(content))
-    with pytest.warns(UserWarning, match=r"epoch-00002.pt is damaged .* set aside as epoch-00002.damaged"):
+    with pytest.warns(UserWarning, match=r"epoch-00002-.*pt is damaged .* set aside as epoch-00002-.*damaged"):
         state = kept.newest()
     assert state["epoch"] == 1 and not state["w"].any()
-    assert sorted(os.listdir(kept.folder)) == ["epoch-00001.pt", "epoch-00002.damaged"]
+    assert sorted(os.listdir(kept.folder)) == ["epoch-00001-step-0000000.pt", "epoch-00002-step-0000000.damaged"]
 
 
 def test_checkpoint_cannot_run_code(tmp_path):
@@ -256,5 +264,5 @@ def test_lock_dies_with_its_process(tmp_path):
 
 def test_digest_and_schema_stand_in_the_file(tmp_path):
     content = json.loads(Store(tmp_path).put(record_of()).read_text())
-    assert content["digest"] == CONFIG.digest() and content["schema"] == 1
+    assert content["digest"] == CONFIG.digest() and content["schema"] == 2
     assert content["config"] == CONFIG.as_dict()

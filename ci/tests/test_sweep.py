@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from riembn.experiment import RunConfig, Store, SweepFailed, grid, preset, sweep, train
-from riembn.experiment.record import TIMINGS
+from riembn.experiment.record import MACHINE
 
 module = importlib.import_module("riembn.experiment.sweep")
 
@@ -19,7 +19,7 @@ def tiny(method="sgd-g", **fields):
 
 
 def numbers(frame):
-    return frame.drop(columns=list(TIMINGS))
+    return frame.drop(columns=list(MACHINE))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A run is a function of its configuration: repeated, interrupted or killed, it ends the same to the last bit."""
 
-import importlib
+import itertools
 import math
 import random
 import subprocess
@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from riembn.experiment import RunLocked, Store, preset, train
+from riembn.experiment import RunLocked, Store, loop, preset, train
+from riembn.experiment.graphed import GraphedStep
 from riembn.experiment.measure import Probe, probed_steps
 from riembn.experiment.record import COLUMNS
-
-training = importlib.import_module("riembn.experiment.train")
 
 
 def tiny(method="sgd-g", network="vgg-11", **fields):
@@ -46,16 +45,27 @@ class Interrupted(Exception):
     pass
 
 
-def interrupt_after(monkeypatch, epochs):
-    """Make the next run stop in the middle of an epoch."""
-    whole = training._Run._epoch
+def keep_nothing(epoch, sums=None):
+    """Stands in for the checkpoints of a run."""
 
-    def stopping(self, epoch, bar):
+
+class Bar:
+    """Stands in for its progress bar."""
+
+    def update(self):
+        pass
+
+
+def interrupt_after(monkeypatch, epochs):
+    """Make the next run stop after so many epochs."""
+    whole = loop.Run._epoch
+
+    def stopping(self, epoch, *rest):
         if epoch == epochs:
             raise Interrupted
-        return whole(self, epoch, bar)
+        return whole(self, epoch, *rest)
 
-    monkeypatch.setattr(training._Run, "_epoch", stopping)
+    monkeypatch.setattr(loop.Run, "_epoch", stopping)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +90,196 @@ def test_interrupted_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch, metho
         assert equal(weights(store, config), weights(Store(tmp_path / "whole"), config))
 
 
+def interrupt_at(monkeypatch, step):
+    """Make the next run stop before it takes its step of this number, counted from here."""
+    whole, taken = loop.Run._step, []
+
+    def stopping(self):
+        taken.append(1)
+        if len(taken) > step:
+            raise Interrupted
+        whole(self)
+
+    monkeypatch.setattr(loop.Run, "_step", stopping)
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "fields"),
+    [
+        ("sgd", "vgg-11", {"accumulate": 2}),
+        ("sgd-g", "wrn-10-1", {"dropout": 0.3, "augment": True, "drops": (1,), "width": 0.25}),
+        ("adam-g", "vgg-11", {"precision": "bfloat16"}),
+        ("psi-sgd", "vgg-11", {"precision": "float16"}),
+    ],
+)
+def test_run_interrupted_within_an_epoch_ends_as_if_it_had_not_been(
+    tmp_path, monkeypatch, method, network, fields
+):
+    config, store = tiny(method, network, **fields), Store(tmp_path / "parts")
+    whole = train(config, store=tmp_path / "whole")
+    for step in (2, 1, 7):  # of 18, so that it stops at 2, 3 and 10
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            interrupt_at(patch, step)
+            train(config, store=store, checkpoint_minutes=0)
+    state = store.checkpoints(config).newest()
+    assert (state["epoch"], state["part"]["steps"]) == (1, 4)
+    assert train(config, store=store, checkpoint_minutes=0).same_result(whole)
+    assert equal(weights(store, config), weights(Store(tmp_path / "whole"), config))
+
+
+def test_checkpoints_are_made_when_they_are_due(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        loop.Checkpoints, "save", lambda self, epoch, state, steps=0: saved.append((epoch, steps))
+    )
+    config = tiny(epochs=2)
+    train(config, store=tmp_path / "epochs")
+    assert saved == [(1, 0), (2, 0)]
+    saved.clear()
+    train(config, store=tmp_path / "hour", checkpoint_minutes=60)
+    assert saved == [(2, 0)]
+    saved.clear()
+    train(config, store=tmp_path / "always", checkpoint_minutes=0)
+    assert saved == [(epoch, step) for epoch in (0, 1) for step in range(6)][1:] + [(2, 0)]
+    with pytest.raises(ValueError, match="checkpoint_minutes=-1 is not accepted; give 0 or more"):
+        train(config, checkpoint_minutes=-1)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_learns_much_the_same(precision):
+    exact, rough = (train(tiny("sgd-g", precision=p)) for p in ("float32", precision))
+    losses = [record.columns["train_loss"] for record in (exact, rough)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert rough.columns["weight_norm"] == pytest.approx([1.0] * 3, abs=1e-5)  # kept in float32
+
+
+def test_float16_scales_gradients_and_measures_them_unscaled(monkeypatch):
+    run = loop.Run(tiny("sgd-g", precision="float16", epochs=1, train_size=None), "cpu", None)
+    scales = []
+    monkeypatch.setattr(run, "_step", lambda: (scales.append(run.scaler.get_scale()), loop.Run._step(run)))
+    row, bad = run._epoch(0, Bar(), keep_nothing)
+    assert bad is None and min(scales) >= 1024
+    plain = loop.Run(tiny("sgd-g", epochs=1, train_size=None), "cpu", None)
+    expected, _ = plain._epoch(0, Bar(), keep_nothing)
+    assert row["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=0.2)
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient():
+    whole, parts = (loop.Run(tiny("sgd", accumulate=k), "cpu", None) for k in (1, 4))
+    images, labels = whole.train_set.images[:32], whole.train_set.labels[:32]
+    parts._backward(images, labels, sums := loop._Sums.on(whole.device), 0)
+    expected = {name: torch.zeros_like(p) for name, p in whole.model.named_parameters()}
+    losses = []
+    for some, wanted in zip(images.split(8), labels.split(8), strict=True):
+        whole.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(whole.model(whole._input(some)), wanted)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        for name, p in whole.model.named_parameters():
+            expected[name] += p.grad / 4
+    for name, p in parts.model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name])
+    assert float(sums.loss) == pytest.approx(sum(losses) / 4) and sums.bad == -1
+
+
+def test_running_statistics_keep_their_share_over_a_step_of_several_parts():
+    run = loop.Run(tiny(bn_decay=0.81, accumulate=2), "cpu", None)
+    (momentum,) = {m.momentum for m in run.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert (1 - momentum) ** 2 == pytest.approx(0.81)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler among its own parts
+def test_compiled_network_differs_by_rounding_only():
+    # Dropout too: a compiled network that drew its own random numbers would drop other values.
+    config = tiny("sgd", "wrn-10-1", width=0.25, dropout=0.5, epochs=1)
+    plain, compiled = train(config, device="cpu"), train(config, device="cpu", compile=True)
+    assert compiled.environment["compiled_network"] and "compiled_network" not in plain.environment
+    for name in ("train_loss", "test_loss", "angle"):
+        assert compiled.columns[name] == pytest.approx(plain.columns[name], rel=1e-3)
+
+
+def test_graphs_are_refused_where_there_are_none():
+    with pytest.raises(ValueError, match="cuda_graphs=True needs a CUDA device, not cpu; leave it out"):
+        train(tiny(), device="cpu", cuda_graphs=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", ["sgd", "sgd-g", "psi-sgd"])
+def test_graphed_step_computes_the_same(method):
+    config = tiny(method, drops=(1,))
+    plain, graphed = (train(config, device="cuda", cuda_graphs=graphs) for graphs in (False, True))
+    assert graphed.columns["train_loss"] == pytest.approx(plain.columns["train_loss"], rel=1e-3)
+
+
+def test_graph_is_recorded_after_warm_up_and_when_rates_change(monkeypatch):
+    did = []
+
+    class Graph:
+        def replay(self):
+            did.append("replay")
+
+    class Recording:
+        def __init__(self, graph):
+            pass
+
+        def __enter__(self):
+            did.append("record")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Recording)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+    monkeypatch.setattr(optimizer, "step", lambda: did.append("step"))
+    step = GraphedStep(optimizer)
+    for rate in (0.1, 0.1, 0.1, 0.1, 0.1, 0.2, 0.2):
+        optimizer.param_groups[0]["lr"] = rate
+        step()
+    recorded = ["record", "step", "replay"]
+    assert did == ["step"] * 3 + recorded + ["replay"] + recorded + ["replay"]
+
+
+def test_clock_that_is_set_back_leaves_times_positive(tmp_path, monkeypatch):
+    clock = itertools.count(1_000_000, -100)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    record = train(tiny(), store=tmp_path, checkpoint_minutes=0)
+    assert record.environment["wall_seconds"] > 0
+    assert all(value > 0 for value in record.columns["seconds"] + record.columns["images_per_second"])
+
+
+def test_curves_are_drawn_for_tensorboard(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config, curves = tiny(), tmp_path / "curves"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_after(patch, 2)
+        train(config, store=tmp_path, tensorboard=curves)
+    record = train(config, store=tmp_path, tensorboard=curves)
+    found = EventAccumulator(str(curves / config.name)).Reload()
+    for name in ("test_error", "angle", "peak_memory"):
+        events = found.Scalars(name)
+        assert [event.step for event in events] == [1, 2, 3]
+        assert [event.value for event in events] == pytest.approx(record.columns[name], rel=1e-5)
+
+
+def test_tensorboard_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(
+        ImportError, match=r"TensorBoard is not installed; pip install 'riembn\[tensorboard\]'"
+    ):
+        train(tiny(), tensorboard="curves")
+
+
 def test_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path, monkeypatch):
     config, store = tiny(), Store(tmp_path / "damaged")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         interrupt_after(patch, 2)
         train(config, store=store)
-    newest = store.checkpoints(config).folder / "epoch-00002.pt"
+    newest = store.checkpoints(config).folder / "epoch-00002-step-0000000.pt"
     newest.write_bytes(newest.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="set aside"):
         resumed = train(config, store=store)
@@ -95,19 +289,22 @@ def test_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path, monkeypatch):
 COMMAND = """
 import sys, torch
 torch.set_num_threads(1)
-from riembn.experiment import preset, train
-train(preset("vgg-11/digits/sgd-g", width=0.0625, train_size=192, batch_size=32, epochs=40), store=sys.argv[1])
+from riembn.experiment import RunConfig, Store, train
+config = RunConfig(**eval(sys.argv[2]))
+train(config, store=sys.argv[1], checkpoint_minutes=eval(sys.argv[3]))
 """
 
 
 @pytest.mark.slow
-def test_killed_run_ends_as_if_it_had_not_been(tmp_path):
-    config = tiny(epochs=40)
+@pytest.mark.parametrize("minutes", [None, 0.0002])
+def test_killed_run_ends_as_if_it_had_not_been(tmp_path, minutes):
+    config = tiny("sgd-g", "wrn-10-1", width=0.25, dropout=0.3, augment=True, epochs=16)
     store = Store(tmp_path / "killed")
     moment = random.Random(0)
     kills = 0
     while store.get(config) is None and kills < 20:
-        with subprocess.Popen([sys.executable, "-c", COMMAND, str(store.path)]) as process:
+        start = [sys.executable, "-c", COMMAND, str(store.path), repr(config.as_dict()), repr(minutes)]
+        with subprocess.Popen(start) as process:
             folder = store.checkpoints(config).folder
             before = len(list(folder.glob("*.pt"))), max(folder.glob("*.pt"), default=None)
             # Kill at a random moment after the next sign of progress: in training, evaluation or writing.
@@ -117,10 +314,10 @@ def test_killed_run_ends_as_if_it_had_not_been(tmp_path):
             ):
                 time.sleep(0.002)
             time.sleep(moment.random() * 0.15)
-            if kills < 2:
+            if kills < 3:
                 process.kill()
         kills += 1
-    assert kills >= 2
+    assert kills >= 3
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -189,15 +386,15 @@ def test_sgd_is_measured_on_the_same_weights():
 
 
 def test_learning_rates_of_both_parts_drop_together():
-    run = training._Run(tiny(epochs=3, drops=(1, 2), drop_factor=0.5), "cpu", None)
+    run = loop.Run(tiny(epochs=3, drops=(1, 2), drop_factor=0.5), "cpu", None)
     seen = []
 
-    class Bar:
+    class Rates:
         def update(self):
             seen.append([group["lr"] for group in run.optimizer.param_groups])
 
     for epoch in range(3):
-        run._epoch(epoch, Bar())
+        run._epoch(epoch, Rates(), keep_nothing)
     rates = [seen[step] for step in (0, 6, 12)]
     assert rates[0] == run.rates and set(run.rates) == {0.2, 0.01}
     assert rates[1] == [0.5 * rate for rate in run.rates]
@@ -211,9 +408,9 @@ def test_diverged_run_is_recorded_with_its_step(tmp_path):
     assert record.status == "diverged" and record.columns["epoch"] == []
     assert store.get(config) == record
     # The step is the first whose loss was not finite: the losses before it are.
-    run = training._Run(config, "cpu", None)
+    run = loop.Run(config, "cpu", None)
     losses = []
-    cross_entropy = training.functional.cross_entropy
+    cross_entropy = loop.functional.cross_entropy
 
     def listening(scores, labels, **options):
         loss = cross_entropy(scores, labels, **options)
@@ -221,8 +418,8 @@ def test_diverged_run_is_recorded_with_its_step(tmp_path):
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.functional, "cross_entropy", listening)
-        _, step = run._epoch(0, type("Bar", (), {"update": lambda self: None})())
+        patch.setattr(loop.functional, "cross_entropy", listening)
+        _, step = run._epoch(0, Bar(), keep_nothing)
     assert step == record.diverged_step
     assert [math.isfinite(loss) for loss in losses[: step + 1]] == [True] * step + [False]
 
@@ -248,7 +445,7 @@ def test_batch_larger_than_the_set_is_refused():
 
 
 def test_running_statistics_follow_the_configuration():
-    run = training._Run(tiny(bn_decay=0.75), "cpu", None)
+    run = loop.Run(tiny(bn_decay=0.75), "cpu", None)
     momenta = {m.momentum for m in run.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     assert momenta == {0.25}
 

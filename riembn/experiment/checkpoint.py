@@ -19,7 +19,7 @@ _MAGIC = b"riembn checkpoint 1 "
 
 
 class Checkpoints:
-    """The checkpoints of one run: a file an epoch, of which the newest two are kept.
+    """The checkpoints of one run, after an epoch or within one, of which the newest two are kept.
 
     A file starts with a line that holds the SHA-256 of the rest, so that a damaged one is known; it is set
     aside under another name, and the one before is used.
@@ -33,14 +33,22 @@ class Checkpoints:
         self.folder = folder
         self._digest = digest
 
-    def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Keep the state after an epoch, and forget all but the one before it."""
+    def save(self, epoch: int, state: dict[str, Any], *, steps: int = 0) -> None:
+        """Keep a state, and forget all but the one before it.
+
+        Args:
+            epoch: How many epochs are over.
+            state: What to keep: tensors, numbers, text, and lists and dictionaries of them.
+            steps: How many steps of the next epoch have been taken.
+        """
         buffer = io.BytesIO()
         torch.save({"digest": self._digest, "epoch": epoch, **state}, buffer)
         payload = buffer.getvalue()
         checksum = hashlib.sha256(payload).hexdigest().encode()
-        write_whole(self.folder / f"epoch-{epoch:05d}.pt", _MAGIC + checksum + b"\n" + payload)
-        for old in self._files()[:-2]:
+        name = f"epoch-{epoch:05d}-step-{steps:07d}.pt"
+        write_whole(self.folder / name, _MAGIC + checksum + b"\n" + payload)
+        # The run's lock is held: what lies about is what a killed process was writing.
+        for old in [*self._files()[:-2], *self.folder.glob(".*.tmp")]:
             old.unlink(missing_ok=True)
 
     def newest(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:

@@ -68,6 +68,10 @@ class RunConfig:
         bn_decay: Share of the running statistics that BatchNorm keeps at each step.
         augment: Reflect-pad by 4, crop at random, flip at random.
         pixels: ``standardize`` to zero mean and unit deviation a channel, or ``unit``: divide by 255 only.
+        precision: Of the network's arithmetic: ``float32``, or under autocast ``bfloat16``, or ``float16`` with
+            scaled gradients. Weights, optimizer and loss are float32 throughout.
+        accumulate: Parts a batch is computed in, one after the other, to fit into memory. BatchNorm normalizes
+            each part by itself, so that what is learned depends on it.
         seed: Draws initial weights, order of the images, augmentation and dropout.
 
     Raises:
@@ -96,6 +100,8 @@ class RunConfig:
     bn_decay: float = 0.99
     augment: bool = False
     pixels: Literal["standardize", "unit"] = "standardize"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    accumulate: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,6 +122,12 @@ class RunConfig:
             raise _refused("drops", self.drops, f"epochs before the last one, with epochs={self.epochs}")
         if self.train_size is not None and self.train_size < self.batch_size:
             raise _refused("batch_size", self.batch_size, f"at most train_size={self.train_size}")
+        if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
+            raise _refused(
+                "accumulate",
+                self.accumulate,
+                f"parts of equal size, two images or more, of batch_size={self.batch_size}",
+            )
         if self.network.startswith("vgg") and self.dropout:
             raise _refused("dropout", self.dropout, f"0 with network={self.network!r}; only a WRN drops out")
 
@@ -284,6 +296,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "bn_decay": _number(0, 0.9999),
     "augment": _flag,
     "pixels": _choice("standardize", "unit"),
+    "precision": _choice("float32", "bfloat16", "float16"),
+    "accumulate": _integer(1),
     "seed": _integer(0),
 }
 

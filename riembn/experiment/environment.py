@@ -6,13 +6,14 @@ import functools
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["environment"]
+__all__ = ["environment", "peak_memory"]
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -32,6 +33,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "commit": commit,
         "dirty": dirty,
     }
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """MiB: of a GPU's memory since `torch.cuda.reset_peak_memory_stats`; else of this process since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource  # not everywhere
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def _version() -> str | None:

@@ -46,7 +46,7 @@ class Probe:
         self._grad_clip = grad_clip
         self._alpha = alpha
         self._before: list[Tensor] = []
-        self._seen: list[dict[str, Tensor]] = []
+        self.seen: list[dict[str, Tensor]] = []
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -65,7 +65,7 @@ class Probe:
             length = torch.linalg.vector_norm(sphere.project_tangent(u, scaled), dim=-1)
             lengths.append(length)
             exceeded.append(length > (math.inf if self._grad_clip is None else self._grad_clip))
-        self._seen.append(
+        self.seen.append(
             {"gradient_norm": torch.cat(lengths), "clipped": torch.cat(exceeded)} if lengths else {}
         )
 
@@ -77,18 +77,18 @@ class Probe:
             for before, (tensors, layout) in zip(self._before, self._weights, strict=True)
         ]
         if angles:
-            self._seen[-1]["angle"] = torch.cat(angles)
+            self.seen[-1]["angle"] = torch.cat(angles)
         self._before = []
 
     def motion(self) -> dict[str, float | None]:
         """Mean ``angle``, ``clipped`` and ``gradient_norm`` since the last call; None if unknown."""
         means: dict[str, float | None] = {}
         for name in ("angle", "clipped", "gradient_norm"):
-            found = [step[name].double().mean() for step in self._seen if name in step]
+            found = [step[name].double().mean() for step in self.seen if name in step]
             means[name] = float(torch.stack(found).mean()) if found else None
         if self._grad_clip is None:
             means["clipped"] = None
-        self._seen = []
+        self.seen = []
         return means
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -13,9 +14,11 @@ from .config import METHODS, RECIPE, RunConfig, digest_of
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMNS", "SCHEMA", "TIMINGS", "Record"]
+__all__ = ["COLUMNS", "MACHINE", "SCHEMA", "Record", "rounded"]
 
-SCHEMA = 1
+SCHEMA = 2
+# Columns that a schema added: records of an older one are read with None in them.
+_ADDED = {2: ("peak_memory",)}
 
 # One value an epoch each; None where a column has no meaning for the method or was not finite.
 COLUMNS: dict[str, str] = {
@@ -35,11 +38,12 @@ COLUMNS: dict[str, str] = {
     "cosine": "root mean square cosine between two vectors of one weight after the epoch",
     "seconds": "wall time of the epoch's training, without evaluation",
     "images_per_second": "training speed of the epoch",
+    "peak_memory": "MiB: of the device's memory in the epoch; on a CPU of the process since it started",
 }
 # Fields that can be None, and are numbers in a frame.
 _OPTIONAL_NUMBERS = ("train_size", "rest_lr", "rest_momentum", "grad_clip", "beta2")
-# Columns that two runs of one configuration do not share.
-TIMINGS = ("seconds", "images_per_second")
+# Columns that say something of the machine: two runs of one configuration do not share them.
+MACHINE = ("seconds", "images_per_second", "peak_memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +95,10 @@ class Record:
         return self.config.seed
 
     def same_result(self, other: Record) -> bool:
-        """Whether two runs computed the same, to the last bit that a record keeps; times may differ."""
+        """Whether two runs computed the same, to the last bit that a record keeps; times and memory may differ."""
 
         def result(record: Record) -> object:
-            kept = {name: values for name, values in record.columns.items() if name not in TIMINGS}
+            kept = {name: values for name, values in record.columns.items() if name not in MACHINE}
             return record.config, record.recipe, record.status, record.diverged_step, kept
 
         return result(self) == result(other)
@@ -147,13 +151,16 @@ class Record:
             ValueError: If the text is no whole record, or its digest is not that of its configuration.
         """
         content = json.loads(text)
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            found = content.get("schema") if isinstance(content, dict) else None
-            raise ValueError(f"schema is {found!r}; this version reads {SCHEMA}")
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+            raise ValueError(f"schema is {schema!r}; this version reads 1 to {SCHEMA}")
         names = ("recipe", "digest", "status", "diverged_step", "config", "environment", "columns")
         missing = [name for name in names if name not in content]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
+        unknown = [None] * len(content["columns"]["epoch"])
+        added = itertools.chain(*(names for since, names in _ADDED.items() if since > schema))
+        content["columns"] = {**dict.fromkeys(added, unknown), **content["columns"]}
         record = cls(
             config=RunConfig.from_dict(content["config"]),
             **{name: content[name] for name in names if name not in ("digest", "config")},
@@ -161,3 +168,10 @@ class Record:
         if record.digest != content["digest"]:
             raise ValueError(f"digest is {content['digest']!r}, but its configuration's is {record.digest!r}")
         return record
+
+
+def rounded(value: float | int | None) -> float | int | None:
+    """A number as a record keeps it: seven significant digits; None if it is not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,362 @@
+"""How is a network trained, step by step and epoch by epoch?
+
+Everything random is a function of the seed and the epoch, and nothing else: a run that was interrupted goes
+on from its last checkpoint as if nothing had happened, on a CPU to the last bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .. import data, models
+from ..build import build_optimizer
+from ..invariance import split
+from ..kernels.build import library
+from .checkpoint import Checkpoints
+from .config import METHODS, RunConfig
+from .curves import curves
+from .environment import environment, peak_memory
+from .graphed import GraphedStep
+from .measure import Probe, probed_steps
+from .record import COLUMNS, Record, rounded
+from .stream import balanced_subset, epoch_batches, seed_of, steps_before
+
+__all__ = ["Run"]
+
+EVALUATION_BATCH = 500
+EXAMPLE_SIZE = 64  # images on which invariance is measured
+PADDING = 4
+
+
+@dataclass
+class _Sums:
+    """What an epoch has come to so far; on the device, since asking for it would wait for it at every step."""
+
+    loss: Tensor
+    wrong: Tensor
+    bad: Tensor  # the first step whose loss was not finite, or -1
+    steps: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def on(cls, device: torch.device) -> _Sums:
+        count = torch.zeros((), dtype=torch.int64, device=device)
+        return cls(loss=torch.zeros((), dtype=torch.float64, device=device), wrong=count, bad=count - 1)
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, wrong: Tensor, step: int) -> None:
+        self.loss = self.loss + loss.double()
+        self.wrong = self.wrong + wrong
+        self.bad = torch.where((self.bad < 0) & ~loss.isfinite(), step, self.bad)
+
+
+class Run:
+    """Data, network, optimizer and probe of one configuration, and the loop over them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        device: torch.device | str | None,
+        data_root: str | Path | None,
+        *,
+        compile: bool = False,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.environment = environment(self.device)  # now: the checkout can change while a run lasts
+        if cuda_graphs:
+            self._check_graphs()
+        train_set, test_set = data.load(config.dataset, data_root)
+        if config.train_size is not None:
+            train_set = train_set.subset(balanced_subset(train_set.labels, config.train_size))
+        if config.batch_size > len(train_set):
+            raise ValueError(
+                f"train: batch_size={config.batch_size} exceeds the {len(train_set)} images of "
+                f"{config.dataset}; give a smaller one."
+            )
+        self.train_set, self.test_set = train_set.to(self.device), test_set.to(self.device)
+        if config.pixels == "standardize":
+            self.mean, self.std = data.channel_stats(self.train_set.images)
+        else:
+            channels = self.train_set.images.shape[1]
+            self.mean, self.std = torch.zeros(channels), torch.ones(channels)
+        self.crops = torch.Generator(self.device)
+        with self._own_randomness("weights"):
+            self._build()
+        self.forward: Any = self.model
+        if compile:
+            # Eager's random numbers: else dropout would drop other values than without compiling.
+            self.forward = torch.compile(self.model, options={"fallback_random": True})
+            self.environment["compiled_network"] = True
+        self.graphed_step = GraphedStep(self.optimizer) if cuda_graphs else None
+
+    def _build(self) -> None:
+        config = self.config
+        self.model = models.build(
+            config.network,
+            num_classes=len(self.train_set.classes),
+            in_channels=self.train_set.images.shape[1],
+            width=config.width,
+            dropout=config.dropout,
+        ).to(self.device)
+        # Half as fast again on a CPU; the overload is missing in torch's stubs.
+        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                # The statistics move with each part of a batch; over a step they keep bn_decay.
+                module.momentum = 1 - config.bn_decay ** (1 / config.accumulate)
+        example = self._input(self.train_set.images[:EXAMPLE_SIZE])
+        groups = split(self.model, example, rule=config.rule).groups()
+        self.probe = Probe(groups, grad_clip=config.grad_clip, alpha=config.alpha)
+        self.optimizer = build_optimizer(
+            self.model, example, config.method, rule=config.rule, **_settings(config)
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        if config.method != "sgd" and self.device.type == "cpu":
+            # Where there is no C compiler the step is another one, whose last bits differ.
+            self.environment["compiled_step"] = library() is not None
+
+    def _check_graphs(self) -> None:
+        if self.device.type != "cuda":
+            raise ValueError(f"train: cuda_graphs=True needs a CUDA device, not {self.device}; leave it out.")
+        if self.config.method == "adam-g" or self.config.precision == "float16":
+            raise ValueError(
+                f"train: cuda_graphs=True does not go with method={self.config.method!r} and "
+                f"precision={self.config.precision!r}, whose steps depend on what they count; leave it out."
+            )
+
+    def to_record(
+        self,
+        checkpoints: Checkpoints | None,
+        *,
+        resume: bool,
+        minutes: float | None,
+        progress: bool | None,
+        tensorboard: str | Path | None,
+    ) -> Record:
+        """Train from the last checkpoint, or from the start, to the end."""
+        from tqdm import tqdm
+
+        config, size = self.config, len(self.train_set)
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        first, part, spent, bad_step = 0, None, 0.0, None
+        if checkpoints and not resume:
+            checkpoints.clear()
+        elif checkpoints and (saved := checkpoints.newest(self.device)):
+            first, part, spent = saved["epoch"], saved.get("part"), saved["wall_seconds"]
+            columns = {name: saved["columns"].get(name, [None] * first) for name in COLUMNS}
+            self.model.load_state_dict(saved["model"])
+            if first < config.epochs:
+                self.optimizer.load_state_dict(saved["optimizer"])
+                self.scaler.load_state_dict(saved.get("scaler", {}))
+        started = last_kept = time.monotonic()  # not time.time, which a clock that is set moves
+
+        def keep(epoch: int, sums: _Sums | None = None) -> None:
+            """Save a checkpoint if one is due: after so many epochs, or ``sums.steps`` into the next."""
+            nonlocal last_kept
+            over, now = epoch == config.epochs, time.monotonic()
+            due = sums is None if minutes is None else now - last_kept >= 60 * minutes
+            if checkpoints is None or not (due or over):
+                return
+            state = {
+                "model": self.model.state_dict(),
+                # A finished run is kept for its weights alone.
+                "optimizer": None if over else self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "columns": columns,
+                "part": None if sums is None else self._part(sums),
+                "wall_seconds": spent + now - started,
+            }
+            checkpoints.save(epoch, state, steps=sums.steps if sums else 0)
+            last_kept = time.monotonic()
+
+        bar = tqdm(
+            total=steps_before(config.epochs, size, config.batch_size),
+            initial=steps_before(first, size, config.batch_size) + (part["steps"] if part else 0),
+            desc=config.name,
+            unit="step",
+            disable=None if progress is None else not progress,
+        )
+        with bar, curves(tensorboard, config.name, first) as draw:
+            for epoch in range(first, config.epochs):
+                row, bad_step = self._epoch(epoch, bar, keep, part)
+                if bad_step is not None:
+                    break
+                part = None
+                for name in COLUMNS:
+                    columns[name].append(rounded(row[name]))
+                bar.set_postfix(epoch=epoch + 1, train=row["train_error"], test=row["test_error"])
+                draw(row)
+                keep(epoch + 1)
+        wall = round(spent + time.monotonic() - started, 3)
+        return Record(
+            config=config,
+            status="finished" if bad_step is None else "diverged",
+            diverged_step=bad_step,
+            columns=columns,
+            environment={**self.environment, "wall_seconds": wall},
+        )
+
+    def _epoch(
+        self, epoch: int, bar: Any, keep: Callable[..., None], part: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], int | None]:
+        """Train and evaluate one epoch: its row of the record, and the step whose loss was not finite."""
+        config = self.config
+        factor = config.drop_factor ** sum(drop <= epoch for drop in config.drops)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        lr = config.lr * factor
+        first = steps_before(epoch, len(self.train_set), config.batch_size)
+        order = epoch_batches(epoch, size=len(self.train_set), batch_size=config.batch_size, seed=config.seed)
+        order = order.to(self.device)
+        probed = probed_steps(len(order))
+        self.crops.manual_seed(seed_of("crops", config.seed, epoch))
+        sums = _Sums.on(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.model.train()
+        with self._own_randomness("dropout", epoch):
+            if part:
+                sums = self._go_on(part)
+            started = time.monotonic() - sums.seconds
+            for number, indices in enumerate(order[sums.steps :], start=sums.steps):
+                images, labels = self.train_set.images[indices], self.train_set.labels[indices]
+                if config.augment:
+                    images = data.reflect_crop_flip(images, padding=PADDING, generator=self.crops)
+                self._backward(images, labels, sums, first + number)
+                if number in probed:
+                    if int(sums.bad) >= 0:
+                        break
+                    self.scaler.unscale_(self.optimizer)
+                    self.probe.before_step()
+                    self._step()
+                    self.probe.after_step()
+                else:
+                    self._step()
+                bar.update()
+                sums.steps, sums.seconds = number + 1, time.monotonic() - started
+                if sums.steps < len(order):
+                    keep(epoch, sums)
+                    started = time.monotonic() - sums.seconds
+        if int(sums.bad) >= 0:
+            return {}, int(sums.bad)
+        seconds = time.monotonic() - started
+        memory = peak_memory(self.device)
+        test_loss, test_error = self._evaluate()
+        return {
+            "epoch": epoch + 1,
+            "step": first + len(order),
+            "current_lr": lr,
+            "train_loss": float(sums.loss) / len(order),
+            "train_error": 100 * int(sums.wrong) / order.numel(),
+            "test_loss": test_loss,
+            "test_error": test_error,
+            **self.probe.motion(),
+            **self.probe.state(lr, unit_free=config.method != "sgd"),
+            "seconds": seconds,
+            "images_per_second": order.numel() / seconds,
+            "peak_memory": memory,
+        }, None
+
+    def _backward(self, images: Tensor, labels: Tensor, sums: _Sums, step: int) -> None:
+        """The gradient of the batch's mean loss, in ``accumulate`` parts."""
+        parts = self.config.accumulate
+        self.optimizer.zero_grad(set_to_none=self.graphed_step is None)
+        for some, wanted in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            with self._precision():
+                scores = self.forward(self._input(some))
+            loss = functional.cross_entropy(scores.float(), wanted) / parts
+            self.scaler.scale(loss).backward()
+            sums.add(loss.detach(), (scores.argmax(1) != wanted).sum(), step)
+
+    def _step(self) -> None:
+        if self.graphed_step:
+            self.graphed_step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def _precision(self) -> AbstractContextManager:
+        if self.config.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, self.config.precision))
+
+    def _part(self, sums: _Sums) -> dict[str, Any]:
+        """All that the rest of an epoch depends on beyond weights and optimizer."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return {
+            **vars(sums),
+            "seen": self.probe.seen,
+            "crops": self.crops.get_state(),
+            "random": torch.get_rng_state(),
+            "cuda_random": cuda,
+        }
+
+    def _go_on(self, part: Mapping[str, Any]) -> _Sums:
+        """The inverse of `_part`."""
+        self.probe.seen = list(part["seen"])
+        self.crops.set_state(part["crops"].cpu())
+        torch.set_rng_state(part["random"].cpu())
+        if part["cuda_random"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(part["cuda_random"].cpu(), self.device)
+        return _Sums(**{field.name: part[field.name] for field in fields(_Sums)})
+
+    def _input(self, images: Tensor) -> Tensor:
+        return data.normalize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def _evaluate(self) -> tuple[float, float]:
+        """Mean cross-entropy and percent misclassified on the whole test set."""
+        self.model.eval()
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        wrong = torch.zeros((), dtype=torch.int64, device=self.device)
+        images, labels = self.test_set.images, self.test_set.labels
+        for some, wanted in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+            with self._precision():
+                scores = self.model(self._input(some))
+            loss_sum += functional.cross_entropy(scores.float(), wanted, reduction="sum").double()
+            wrong += (scores.argmax(1) != wanted).sum()
+        return float(loss_sum) / len(labels), 100 * int(wrong) / len(labels)
+
+    @contextmanager
+    def _own_randomness(self, purpose: str, epoch: int = 0) -> Iterator[None]:
+        """Torch's random numbers are those of this run, purpose and epoch; the caller's come back after."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed_of(purpose, self.config.seed, epoch))
+            yield
+
+
+def _settings(config: RunConfig) -> Mapping[str, Any]:
+    """The configuration in the words of `riembn.build_optimizer`."""
+    if config.method == "sgd":
+        momentum = config.momentum
+        return {
+            "lr": config.lr,
+            "momentum": momentum,
+            "nesterov": momentum > 0,
+            "weight_decay": config.weight_decay,
+        }
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "rest_lr": config.rest_lr,
+        "rest_momentum": config.rest_momentum,
+        "rest_weight_decay": config.weight_decay,
+    }
+    if config.method == "adam-g":
+        settings["betas"] = (config.momentum, config.beta2)
+    else:
+        settings["momentum"] = config.momentum
+    if "grad_clip" in METHODS[config.method]:
+        settings |= {"grad_clip": config.grad_clip, "alpha": config.alpha}
+    return settings
