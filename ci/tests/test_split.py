@@ -555,7 +555,7 @@ def test_errors_say_what_to_do() -> None:
     normal = Flexible()
     with pytest.raises(ValueError, match="contains no normalization"):
         split(plain, x)
-    with pytest.raises(ValueError, match=r"fails on example_input \(RuntimeError: mat1"):
+    with pytest.raises(ValueError, match=r"fails on example_input \(RuntimeError: .*mat1"):
         split(normal, batch(8, 5))
     with pytest.raises(ValueError, match="no floating-point tensor; give loss="):
         split(Flexible(lambda y: y.argmax(1)), x)
