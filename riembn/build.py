@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from .invariance import split
+from .invariance import Split, split
 from .optim import PSISGD, SGDG, AdamG, Combined
 
 __all__ = ["METHODS", "build_optimizer"]
@@ -46,10 +46,11 @@ def build_optimizer(
 
     Args:
         model: The network; only looked at, except that SGD-G and Adam-G bring the invariant weights to unit norm.
-        example_input: What ``model`` is called with, at least two samples; see `riembn.split`.
+        example_input: What ``model`` is called with, at least two samples; see `riembn.split`. Or a `Split` of
+            this network: one cut by `torch.distributed.fsdp.fully_shard` is measured before, when it is whole.
         method: "sgd" (all parameters in flat space: the baseline), "sgd-g", "adam-g" or "psi-sgd".
         rule: Which weights go on the manifold: "invariant" (measured) or "paper"; see `riembn.split`.
-        loss: As for `riembn.split`.
+        loss: As for `riembn.split`; this and ``rule`` say nothing if a `Split` is given.
         rest: What the other parameters go to: "sgd" (Nesterov momentum), "adam", "adamw", or a function that
             takes two param groups (weights, then biases and normalization scales) and returns an optimizer.
         rest_lr: Learning rate of the rest; 0.01 unless given.
@@ -79,10 +80,13 @@ def build_optimizer(
     if method == "sgd":
         return optimizer(model.parameters(), **{**defaults, **overrides})
 
-    found = split(model, example_input, rule=rule, loss=loss)
+    if isinstance(example_input, Split):
+        found = example_input.rebind(model)
+    else:
+        found = split(model, example_input, rule=rule, loss=loss)
     if not found.invariant:
         raise ValueError(
-            f"build_optimizer: {type(model).__name__} has no weights for the manifold by rule={rule!r}; "
+            f"build_optimizer: {type(model).__name__} has no weights for the manifold by rule={found.rule!r}; "
             "print riembn.split(model, example_input) to see why, or use method 'sgd'."
         )
     parameters = [p for _, p in found.rest if p.requires_grad]

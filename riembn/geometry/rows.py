@@ -136,7 +136,7 @@ def to_joint_rows(
             f"to_joint_rows: a bias of shape {tuple(bias.shape)} does not belong to a weight of shape "
             f"{tuple(weight.shape)} with {channels} output channels; give one entry a channel."
         )
-    return torch.cat([rows, bias.reshape(len(rows), channels // max(len(rows), 1))], dim=1)
+    return torch.cat([rows, bias.reshape(len(rows), channels_per_row or channels)], dim=1)
 
 
 def from_joint_rows(

@@ -77,6 +77,12 @@ def split(
         raise ValueError(
             f'split: rule={rule!r}; it is "invariant" (measured) or "paper" (the released code).'
         )
+    for name, p in model.named_parameters():
+        if hasattr(p, "placements"):  # a DTensor; the class itself takes half a second to import
+            raise ValueError(
+                f"split: {name!r} lies in parts on several devices; measure the network before fully_shard, and "
+                "give the Split to riembn.build_optimizer."
+            )
     probe, gradients, outputs = _prepare(model, example_input, loss, eps=TINY, factors=_FAR, generic=True)
     reasons = Reasons(outputs, probe.parameters)
     del outputs

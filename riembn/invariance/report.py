@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -107,6 +107,29 @@ class Split:
                 group = groups.setdefault(tuple(layout.values()), {"params": [], **layout})
                 group["params"] += [v.parameter, named[v.partner]] if v.partner else [v.parameter]
         return list(groups.values())
+
+    def rebind(self, model: nn.Module) -> Split:
+        """The same verdicts on the parameters that ``model`` has now under the same names.
+
+        Args:
+            model: The network that was measured, after its parameters were replaced, as
+                `torch.distributed.fsdp.fully_shard` does; of one in a wrapper that changes names
+                (DistributedDataParallel, `torch.compile`), the network inside.
+
+        Returns:
+            A new Split.
+
+        Raises:
+            ValueError: If a parameter is missing, or has another shape.
+        """
+        found = dict(model.named_parameters())
+        for v in self.verdicts:
+            if v.name not in found or found[v.name].shape != v.parameter.shape:
+                raise ValueError(
+                    f"Split.rebind: {type(model).__name__} has no parameter {v.name!r} of shape "
+                    f"{tuple(v.parameter.shape)}; give the network that was measured, without its wrapper."
+                )
+        return replace(self, verdicts=tuple(replace(v, parameter=found[v.name]) for v in self.verdicts))
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row a parameter; ``parameters`` counts its numbers, the other columns are as in `Verdict`."""

@@ -24,6 +24,7 @@ from .row_math import (
     tangents,
 )
 from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
+from .sharded import on_local_rows
 
 __all__ = ["AdamG"]
 
@@ -116,6 +117,7 @@ class AdamG(RowOptimizer):
         )
 
 
+@on_local_rows
 def adam_g(
     params: list[Tensor],
     grads: list[Tensor],

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from ..geometry import from_joint_rows, to_joint_rows
+from .sharded import is_sharded, keep_part, local, placed_as, rows_are_whole, rows_like, stand_in, whole
 
 __all__ = ["as_rows", "pack", "pairs"]
 
@@ -41,7 +42,12 @@ def pairs(params: Sequence[Tensor], caller: str) -> list[Pair]:
 
 def pack(weight: Tensor, bias: Tensor, layout: dict[str, Any]) -> Tensor:
     """Their common vectors as the rows of a new matrix."""
-    return to_joint_rows(weight.detach(), bias.detach(), **layout)
+    weight, bias = weight.detach(), bias.detach()
+    if not is_sharded(weight) or not is_sharded(bias):
+        return to_joint_rows(weight, bias, **layout)
+    if rows_are_whole(weight, layout) and bias.placements == weight.placements:
+        return rows_like(weight, to_joint_rows(local(weight), local(bias), **layout), layout)
+    return to_joint_rows(whole(weight), whole(bias), **layout)
 
 
 @contextmanager
@@ -62,11 +68,11 @@ def as_rows(optimizer: Optimizer, found: Sequence[Pair], layout: dict[str, Any])
         for weight, bias in found:
             rows = pack(weight, bias, layout)
             if weight.grad is not None:
-                of_bias = torch.zeros_like(bias) if bias.grad is None else bias.grad
-                rows.grad = to_joint_rows(weight.grad, of_bias, **layout)
+                of_bias = torch.zeros_like(bias) if bias.grad is None else placed_as(bias, bias.grad)
+                rows.grad = pack(placed_as(weight, weight.grad), of_bias, layout)
             shared = state.get(bias, {})
             optimizer.state[rows] = {
-                key: to_joint_rows(value, shared[key], **layout) if key in shared else value
+                key: pack(value, shared[key], layout) if key in shared else value
                 for key, value in state.get(weight, {}).items()
             }
             packed.append(rows)
@@ -85,6 +91,8 @@ def as_rows(optimizer: Optimizer, found: Sequence[Pair], layout: dict[str, Any])
 
 
 def _copy(rows: Tensor, weight: Tensor, bias: Tensor, layout: dict[str, Any]) -> None:
-    of_weight, of_bias = from_joint_rows(rows, weight, bias, **layout)
-    weight.copy_(of_weight)
-    bias.copy_(of_bias)
+    if is_sharded(rows):
+        rows, weight, bias = local(rows), local(weight), local(bias)
+    of_weight, of_bias = from_joint_rows(rows, stand_in(weight), stand_in(bias), **layout)
+    keep_part(weight, of_weight)
+    keep_part(bias, of_bias)

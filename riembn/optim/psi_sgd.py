@@ -20,6 +20,7 @@ from .row_math import (
     store,
 )
 from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
+from .sharded import on_local_rows
 
 __all__ = ["PSISGD"]
 
@@ -88,6 +89,7 @@ class PSISGD(RowOptimizer):
         )
 
 
+@on_local_rows
 def psi_sgd(
     params: list[Tensor],
     grads: list[Tensor],

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from ..geometry import row_count, row_view
+from ..geometry import row_view
 from ..kernels import cpu
 from . import joint
 from .row_math import compute_dtype
+from .sharded import local, on_local_rows, placed_as, row_zeros, whole
 
 LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}
 """Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`.
@@ -121,10 +122,11 @@ class RowOptimizer(Optimizer):
             raise ValueError(
                 f"{name}: parameter {which} is {p.dtype}; only real floating-point weights are accepted."
             )
-        view, along = row_view(p.detach(), **layout(group))
+        # All rows on every device, so that all of them refuse, and none waits for another in vain.
+        view, along = row_view(whole(p.detach()), **layout(group))
         if not p.numel():
             return
-        if group["fused"] and not cpu.takes(p, layout(group)):
+        if group["fused"] and not cpu.takes(local(p.detach()), layout(group)):
             raise ValueError(
                 f"{name}: fused=True, but parameter {which}, shape {shape}, {p.dtype} on {p.device.type}, is not one "
                 f"the fused step takes ({cpu.TAKEN}); leave fused=None, which takes the fastest path there is."
@@ -145,13 +147,9 @@ class RowOptimizer(Optimizer):
         with torch.no_grad():
             if group.get("joint"):
                 with joint.as_rows(self, self._pairs(group), layout(group)) as rows:
-                    self._to_unit_rows({**LAYOUT, "params": rows})
+                    to_unit_rows(rows, layout=LAYOUT)
                 return
-            for p in group["params"]:
-                if p.numel():
-                    view, along = row_view(p, **layout(group))
-                    wide = view.to(compute_dtype(p.dtype))
-                    view.copy_(wide / torch.linalg.vector_norm(wide, dim=along, keepdim=True))
+            to_unit_rows([p for p in group["params"] if p.numel()], layout=layout(group))
 
     def _pairs(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         return joint.pairs(group["params"], type(self).__name__)
@@ -169,8 +167,17 @@ class RowOptimizer(Optimizer):
         """The state tensor ``key`` with one value a row, shape ``(rows,)``."""
         state = self.state[p]
         if key not in state:
-            state[key] = p.new_zeros(row_count(p, **layout(group)), dtype=compute_dtype(p.dtype))
+            state[key] = row_zeros(p, layout(group), compute_dtype(p.dtype))
         return state[key]
+
+
+@on_local_rows
+def to_unit_rows(params: list[Tensor], *, layout: dict[str, Any]) -> None:
+    """Bring every weight vector to unit norm, in place."""
+    for p in params:
+        view, along = row_view(p, **layout)
+        wide = view.to(compute_dtype(p.dtype))
+        view.copy_(wide / torch.linalg.vector_norm(wide, dim=along, keepdim=True))
 
 
 def layout(group: dict[str, Any]) -> dict[str, Any]:
@@ -220,4 +227,4 @@ def dense_grad(p: Tensor, caller: str) -> Tensor:
             f"{caller}: a sparse gradient for a weight of shape {tuple(p.shape)}; rows on a sphere need dense "
             "gradients (nn.Embedding: set sparse=False)."
         )
-    return p.grad
+    return placed_as(p, p.grad)

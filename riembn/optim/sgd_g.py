@@ -24,6 +24,7 @@ from .row_math import (
     tangents,
 )
 from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
+from .sharded import on_local_rows
 
 __all__ = ["SGDG"]
 
@@ -113,6 +114,7 @@ class SGDG(RowOptimizer):
         )
 
 
+@on_local_rows
 def sgd_g(
     params: list[Tensor],
     grads: list[Tensor],

@@ -1,0 +1,160 @@
+"""How does an optimizer move weights that lie in parts on many devices? Each device moves its own rows.
+
+`torch.distributed.fsdp.fully_shard` cuts every parameter along dimension 0, which numbers the rows, and so a
+device needs nothing of the others. Two things do: the regularizer L^O, which compares all rows of a weight,
+and rows that are cut themselves (transposed convolutions, one row for the whole tensor, tensor parallelism).
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from ..geometry import from_rows, row_count, to_rows
+from .orthogonality import orthogonality_grad
+from .row_math import compute_dtype
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+__all__ = [
+    "is_sharded",
+    "keep_part",
+    "local",
+    "on_local_rows",
+    "placed_as",
+    "row_zeros",
+    "rows_are_whole",
+    "rows_like",
+    "stand_in",
+    "whole",
+]
+
+
+def is_sharded(t: object) -> TypeGuard[DTensor]:
+    """Whether ``t`` is a DTensor; the module of that class is not imported to find out."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(t, module.DTensor)
+
+
+def local(t: Any) -> Any:
+    """The part of ``t`` that lies on this device; ``t`` itself if it is no DTensor."""
+    return t.to_local() if is_sharded(t) else t
+
+
+def whole(t: Any) -> Any:
+    """All of ``t``, gathered if it is a DTensor: to be called on every device."""
+    return t.full_tensor() if is_sharded(t) else t
+
+
+def on_local_rows(step: Callable[..., None]) -> Callable[..., None]:
+    """Let a step on lists of plain tensors take DTensors as well.
+
+    The step's first list holds the parameters; the others (the gradients first, if there is an ``alpha``) have
+    one entry each, a tensor or not, or are None. Rows that are cut are gathered, moved by every device alike,
+    and each keeps its part.
+    """
+
+    @functools.wraps(step)
+    def step_on_local_rows(params: Sequence[Any], *columns: Any, **options: Any) -> None:
+        if not any(map(is_sharded, params)):
+            step(params, *columns, **options)
+            return
+        layout, alpha = options["layout"], options.get("alpha", 0)
+        plain: list[int] = []
+        rows: list[int] = []
+        cut: list[int] = []
+        for i, p in enumerate(params):
+            (plain if not is_sharded(p) else rows if rows_are_whole(p, layout) else cut).append(i)
+
+        def some(indices: list[int], of: Callable[[Any], Any]) -> list[Any]:
+            return [None if c is None else [of(c[i]) for i in indices] for c in (params, *columns)]
+
+        if plain:
+            step(*some(plain, lambda t: t), **options)
+        for i in cut:
+            gathered = some([i], whole)
+            step(*gathered, **options)
+            for column, moved in zip((params, *columns), gathered, strict=True):
+                if column is not None and is_sharded(column[i]):
+                    keep_part(column[i], moved[0])
+        if rows and alpha:  # gathers, so a device without rows takes part as well
+            grads = list(columns[0])
+            for i in rows:
+                grads[i] = local(grads[i]) + _orthogonality_term(params[i], alpha, layout)
+            columns, options = (grads, *columns[1:]), {**options, "alpha": 0}
+        if rows := [i for i in rows if local(params[i]).numel()]:
+            step(*some(rows, local), **options)
+
+    return step_on_local_rows
+
+
+def row_zeros(p: Tensor, layout: dict[str, Any], dtype: torch.dtype) -> Tensor:
+    """Zeros with one value a row of ``p``, shape ``(rows,)``, cut as the rows of ``p`` are."""
+    if is_sharded(p) and rows_are_whole(p, layout):
+        here = local(p)
+        return rows_like(p, here.new_zeros(row_count(here, **layout), dtype=dtype), layout)
+    return local(p).new_zeros(row_count(stand_in(p), **layout), dtype=dtype)
+
+
+def rows_are_whole(p: DTensor, layout: dict[str, Any]) -> bool:
+    """Whether no row of ``p`` lies on two devices; the answer is the same on all of them."""
+    cuts = [
+        (getattr(placement, "dim", None), p.device_mesh.size(i))
+        for i, placement in enumerate(p.placements)
+        if not placement.is_replicate() and p.device_mesh.size(i) > 1
+    ]
+    channels = layout["channels_per_row"]
+    if not cuts:
+        return True
+    if channels is None or layout["row_dim"] != 0 or any(dim != 0 for dim, _ in cuts):
+        return False
+    return channels == 1 or (len(cuts) == 1 and -(-p.shape[0] // cuts[0][1]) % channels == 0)
+
+
+def rows_like(p: DTensor, here: Tensor, layout: dict[str, Any]) -> DTensor:
+    """The DTensor with one entry or row for each row of ``p``, of which ``here`` are those on this device."""
+    from torch.distributed.tensor import DTensor
+
+    shape = torch.Size([row_count(stand_in(p), **layout), *here.shape[1:]])
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(
+        here.contiguous(), p.device_mesh, p.placements, run_check=False, shape=shape, stride=stride
+    )
+
+
+def placed_as(p: Tensor, grad: Tensor) -> Tensor:
+    """``grad``, cut as ``p`` is; one that is still to be summed over the devices is summed."""
+    if is_sharded(p) and is_sharded(grad) and grad.placements != p.placements:
+        return grad.redistribute(placements=p.placements)
+    return grad
+
+
+def keep_part(t: Tensor, moved: Tensor) -> None:
+    """Write this device's part of ``moved`` into ``t``: all of it, if ``t`` is no DTensor."""
+    if is_sharded(t):
+        from torch.distributed.tensor import DTensor, Replicate
+
+        everywhere = [Replicate()] * t.device_mesh.ndim
+        cut = DTensor.from_local(moved, t.device_mesh, everywhere, run_check=False)
+        moved = cut.redistribute(placements=t.placements).to_local()
+    local(t).copy_(moved)
+
+
+def stand_in(t: Tensor) -> Tensor:
+    """A tensor of the shape of ``t``, to be looked at only."""
+    return torch.empty(t.shape, device="meta") if is_sharded(t) else t
+
+
+def _orthogonality_term(p: DTensor, alpha: float, layout: dict[str, Any]) -> Tensor:
+    """This device's rows of the gradient of L^O, in the shape of its part of ``p``."""
+    here = local(p)
+    y = to_rows(here, **layout).to(compute_dtype(p.dtype))
+    y = y / torch.linalg.vector_norm(y, dim=1, keepdim=True)
+    among = whole(rows_like(p, y, layout))
+    return from_rows(orthogonality_grad(y, alpha, among=among), here, **layout)
