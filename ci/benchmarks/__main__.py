@@ -16,16 +16,23 @@ import torch
 
 from riembn.experiment.files import write_whole
 
+from .augmentation import measure_augmentation
 from .contestants import CONTESTANTS
+from .loop_overhead import measure_loop
 from .machine import describe, is_busy, slug
 from .parameters import NETWORKS, STACKS
-from .report import print_machine, print_set, print_targets, spoken
+from .report import print_machine, print_parts, print_set, print_targets, spoken
 from .step import measure_set
-from .targets import step_targets
+from .step_parts import measure_all_parts
+from .sweep_speed import measure_sweep
+from .targets import step_targets, train_targets
+from .throughput import NETWORK, measure_throughput
 from .training_step import measure_training_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = (*NETWORKS, *STACKS)
+STEP_PARTS = ("sets", "training", "allocator")
+TRAIN_PARTS = ("parts", "sweep", "augmentation", "loop", "throughput")
 # glibc then takes large blocks from its heap and keeps them, instead of asking the system for each anew.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
@@ -51,13 +58,13 @@ def main(arguments: Sequence[str]) -> int:
         "schema": 1,
         "benchmark": asked.command,
         "device": slug(device),
+        "kind": device.type,
         "quick": asked.quick,
         "environment": told,
     }
-    record |= _step(asked, device)
+    record |= (_train if asked.command == "train" else _step)(asked, device)
     print_targets(record["targets"])
-    folder = "_build/benchmarks" if asked.quick else "book/benchmarks"
-    out = asked.out or ROOT / folder / f"{asked.command}-{slug(device)}.json"
+    out = asked.out or ROOT / _folder(asked) / f"{asked.command}-{slug(device)}.json"
     write_whole(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
     print(f"The record: {out}")
     return 0
@@ -79,26 +86,41 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help='such as "SGD-G fused"; default: all',
     )
-    parts = ("sets", "training", "allocator")
-    step.add_argument("--parts", nargs="+", choices=parts, default=parts, help="default: all three")
-    for command in (step,):
+    step.add_argument("--parts", nargs="+", choices=STEP_PARTS, default=STEP_PARTS, help="default: all three")
+    train = commands.add_parser("train", help="where the time of a run goes")
+    train.add_argument("--parts", nargs="+", choices=TRAIN_PARTS, default=TRAIN_PARTS, help="default: all")
+    for command in (step, train):
         command.add_argument(
             "--quick", action="store_true", help="see that it works, in seconds; numbers mean nothing"
         )
         command.add_argument(
-            "--out", type=Path, help="the record; default: book/benchmarks/COMMAND-DEVICE.json"
+            "--out",
+            type=Path,
+            help="the record; default: COMMAND-DEVICE.json in book/benchmarks, or in _build/benchmarks for a part",
         )
         command.add_argument("--device", help="cpu or cuda; default: the GPU if there is one")
         command.add_argument("--threads", type=int, help="of torch; default: as many as it takes itself")
-        command.add_argument("--limit", type=float, default=300.0, help="seconds for each set (default 300)")
+        command.add_argument(
+            "--limit", type=float, default=300.0, help="seconds for each measurement (default 300)"
+        )
         command.add_argument("--commit", help="of the code, where it does not lie in a git checkout")
-    return parser.parse_args(list(arguments) or ["step"])
+    words = list(arguments)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        words.insert(0, "step")
+    return parser.parse_args(words)
+
+
+def _folder(asked: argparse.Namespace) -> str:
+    """Only a whole measurement takes the place of the one that the book is drawn from."""
+    if asked.command == "step":
+        whole = not asked.sets and not asked.contestants and tuple(asked.parts) == STEP_PARTS
+    else:
+        whole = tuple(asked.parts) == TRAIN_PARTS
+    return "book/benchmarks" if whole and not asked.quick else "_build/benchmarks"
 
 
 def _step(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    limits = {"limit": asked.limit, "min_rounds": 3 if asked.quick else 9}
-    if asked.quick:
-        limits |= {"limit": 0.5}
+    limits = _limits(asked)
     record: dict[str, Any] = {"sets": []}
     sets = asked.sets or (["stack-1e6"] if asked.quick else SETS)
     for name in sets if "sets" in asked.parts else ():
@@ -113,8 +135,40 @@ def _step(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         record["kept_memory"] = _with_kept_memory(asked)
         print("\nThe same, with an allocator that keeps its memory:")
         print_set(record["kept_memory"]["set"])
-    record["targets"] = step_targets({**record, "device": device.type})
+    record["targets"] = step_targets({**record, "kind": device.type})
     return record
+
+
+def _train(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    limits = _limits(asked)
+    record: dict[str, Any] = {}
+    if "parts" in asked.parts:
+        record["parts"] = measure_all_parts(device, quick=asked.quick)
+        print_parts(record["parts"])
+    if "sweep" in asked.parts:
+        record["sweep"] = measure_sweep(device, quick=asked.quick)
+        print(f"sweep, one worker / two: {spoken(record['sweep']['speedup'])}", flush=True)
+    if "augmentation" in asked.parts:
+        record["augmentation"] = measure_augmentation(device, quick=asked.quick, **limits)
+        print(
+            f"augmentation, DataLoader / on the device: {spoken(record['augmentation']['speedup'])}",
+            flush=True,
+        )
+    if "loop" in asked.parts:
+        record["loop"] = measure_loop(device, quick=asked.quick)
+        print(f"training loop / bare steps: {spoken(record['loop']['ratio'])}", flush=True)
+    if "throughput" in asked.parts:
+        if device.type == "cuda":
+            record["throughput"] = measure_throughput(device, **limits)
+            print(f"{NETWORK}, share of the matrix rate: {spoken(record['throughput']['share'])}")
+        else:
+            print("throughput: left out, it needs a CUDA device")
+    record["targets"] = train_targets(record)
+    return record
+
+
+def _limits(asked: argparse.Namespace) -> dict[str, Any]:
+    return {"limit": 0.5, "min_rounds": 2} if asked.quick else {"limit": asked.limit, "min_rounds": 9}
 
 
 def _with_kept_memory(asked: argparse.Namespace) -> dict[str, Any]:

@@ -5,34 +5,19 @@ from __future__ import annotations
 import gc
 import math
 import random
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-__all__ = ["Contest", "Interval", "contest", "median_interval", "quartiles", "stopwatch"]
+from .intervals import Interval, median_interval
+
+__all__ = ["Contest", "contest", "stopwatch"]
 
 Run = Callable[[], object]
 Stopwatch = Callable[[Run, int], float]
 """Seconds that one of so many calls takes."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A median and its 95 % interval; without ends where there are too few values for one."""
-
-    median: float
-    low: float | None
-    high: float | None
-
-    @property
-    def width(self) -> float:
-        """Of the interval, relative to the median."""
-        if self.low is None or self.high is None:
-            return math.inf
-        return (self.high - self.low) / self.median
 
 
 @dataclass
@@ -142,26 +127,3 @@ def stopwatch(device: torch.device) -> Stopwatch:
         return start.elapsed_time(end) / 1000 / calls
 
     return queue
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile."""
-    if len(values) == 1:
-        return (values[0],) * 3
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, median, high
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    r"""The median, between two order statistics that enclose it with at least the given probability.
-
-    The number of values below the true median is binomial with probability 1/2, whatever their distribution:
-    :math:`P(x_{(k)} \le m \le x_{(n+1-k)}) = 1 - 2 P(B \le k - 1)`. Fewer than six values have no such interval at
-    95 %, and then there is none.
-    """
-    ordered, n = sorted(values), len(values)
-    below, k = 0.0, 0
-    while k < n and (below := below + math.comb(n, k) * 0.5**n) <= (1 - confidence) / 2:
-        k += 1
-    median = statistics.median(ordered)
-    return Interval(median, ordered[k - 1], ordered[n - k]) if k else Interval(median, None, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["print_machine", "print_set", "print_table", "print_targets", "spoken"]
+__all__ = ["print_machine", "print_parts", "print_set", "print_table", "print_targets", "spoken"]
 
 
 def print_machine(told: Mapping[str, Any]) -> None:
@@ -45,6 +45,15 @@ def print_set(told: Mapping[str, Any]) -> None:
     wide = [one["name"] for one in told["results"] if not one["narrow"]]
     if wide:
         print(f"  time limit reached; a ratio's interval is still wide for: {', '.join(wide)}")
+
+
+def print_parts(found: Sequence[Mapping[str, Any]]) -> None:
+    """Milliseconds of each part of a training step: a line a network."""
+    rows = [
+        [f"{one['network']} width {one['width']:g}", *(f"{1000 * s:.3g}" for s in one["seconds"].values())]
+        for one in found
+    ]
+    print_table(["ms of a step", *found[0]["seconds"]], rows)
 
 
 def print_targets(targets: Iterable[Mapping[str, Any]]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from .contestants import BASES, CONTESTANTS, FUSED, Contestant
-from .interleave import Contest, Interval, contest, quartiles, stopwatch
+from .interleave import Contest, contest, stopwatch
+from .intervals import quartiles
 from .machine import free_bytes
 from .memory import page_faults, peak_bytes, state_bytes
 from .parameters import STACKS, ParameterSet, parameter_set
@@ -76,7 +77,7 @@ def measure_set(
     found = contest(runners, bases, company=(COPY, IN_PLACE), measure=stopwatch(device), **options)
     told |= {"rounds": found.rounds, "seconds": round(found.spent, 1)}
     told["bandwidth"] = {
-        stream: _quartiles([8 * entries / t / 1e9 for t in found.seconds[stream].values()])
+        stream: quartiles([8 * entries / t / 1e9 for t in found.seconds[stream].values()])
         for stream in (COPY, IN_PLACE)
     }
     told["results"] = [
@@ -92,19 +93,17 @@ def _result(one: Contestant, found: Contest, parameters: int, entries: int) -> d
         "method": one.method,
         "library": one.library,
         "path": one.path,
-        "seconds": _quartiles(seconds),
+        "seconds": quartiles(seconds),
         "rounds": len(seconds),
         "calls_a_round": found.calls[one.name],
         "bytes_per_parameter": one.bytes_per_parameter,
-        "gb_per_s": moved / quartiles(seconds)[1] / 1e9,
-        "ratios": {base: interval(found.ratio(one.name, base)) for base in found.bases},
+        "gb_per_s": moved / quartiles(seconds)["median"] / 1e9,
+        "ratios": {base: found.ratio(one.name, base).told() for base in found.bases},
         "narrow": one.name in found.narrow,
     }
     for stream in (COPY, IN_PLACE):
-        slower = found.ratio(one.name, stream)
-        share = moved / (8 * entries)
-        ends = [None if end is None else share / end for end in (slower.high, slower.low)]
-        told[f"share_of_{stream.replace(' ', '_')}"] = interval(Interval(share / slower.median, *ends))
+        share = found.ratio(one.name, stream).into(moved / (8 * entries))
+        told[f"share_of_{stream.replace(' ', '_')}"] = share.told()
     return told
 
 
@@ -127,14 +126,6 @@ def _needed(weights_of: ParameterSet, chosen: Sequence[Contestant]) -> int:
     buffers = sum(4 + (one.bytes_per_parameter - 12) // 2 for one in chosen)
     temporaries = 16 if any(one.path != "fused" for one in chosen) else 0
     return weights_of.parameters * (8 + buffers + temporaries)
-
-
-def interval(found: Interval) -> dict[str, float | None]:
-    return {"median": found.median, "low": found.low, "high": found.high}
-
-
-def _quartiles(values: Sequence[float]) -> dict[str, float]:
-    return dict(zip(("low", "median", "high"), quartiles(values), strict=True))
 
 
 def _line(error: Exception) -> str:

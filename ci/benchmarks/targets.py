@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["step_targets", "verdict"]
+__all__ = ["step_targets", "train_targets", "verdict"]
 
 Target = dict[str, Any]
 _CPU_SETS = ("vgg-13", "resnet-18", "wrn-28-10")
@@ -28,8 +28,27 @@ def step_targets(record: Mapping[str, Any]) -> list[Target]:
     return [*_times(record), *_memory(record)]
 
 
+def train_targets(record: Mapping[str, Any]) -> list[Target]:
+    """The targets for a run, for those parts that were measured."""
+    found = []
+    if sweep := record.get("sweep"):
+        what = f"sweep of {sweep['runs']} smoke runs, one worker / two"
+        found.append(_target(what, "smoke", 1.7, False, sweep["speedup"]))
+    if augmentation := record.get("augmentation"):
+        what = "augmentation, time of a DataLoader / on the device"
+        found.append(
+            _target(what, f"{augmentation['images']:,} images", 10.0, False, augmentation["speedup"])
+        )
+    if loop := record.get("loop"):
+        found.append(_target("training loop / bare steps", loop["network"], 1.03, True, loop["ratio"]))
+    if throughput := record.get("throughput"):
+        what = "share of the bfloat16 matrix rate"
+        found.append(_target(what, throughput["network"], 0.4, False, throughput["share"]))
+    return found
+
+
 def _times(record: Mapping[str, Any]) -> Iterator[Target]:
-    cuda = record["device"] != "cpu"
+    cuda = record["kind"] == "cuda"
     for name in ("wrn-28-10",) if cuda else _CPU_SETS:
         yield from _at(record, name, "SGD-G fused / SGD fused", 1.05 if cuda else 1.2)
         yield from _at(record, name, "Adam-G fused / Adam fused", 0.8 if cuda else 1.0)

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 import riembn
 
-from .interleave import contest, quartiles, stopwatch
-from .step import interval
+from .interleave import contest, stopwatch
+from .intervals import quartiles
 
 __all__ = ["measure_training_step"]
 
@@ -37,7 +37,8 @@ def measure_training_step(device: torch.device, *, quick: bool = False, **option
 
     def trainer(optimizer_of: Callable[[nn.Module], torch.optim.Optimizer]) -> Callable[[], None]:
         torch.manual_seed(0)
-        model = riembn.models.vgg(depth, width=width).to(device, memory_format=torch.channels_last)
+        model: nn.Module = riembn.models.vgg(depth, width=width).to(device)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optimizer_of(model)
 
         def step() -> None:
@@ -55,12 +56,11 @@ def measure_training_step(device: torch.device, *, quick: bool = False, **option
             SGD_G: trainer(lambda m: riembn.build_optimizer(m, images, "sgd-g", lr=1e-3, rest_lr=1e-3)),
         }
     found = contest(runners, [SGD], measure=stopwatch(device), **options)
-    times = {name: quartiles(list(found.seconds[name].values())) for name in runners}
     return {
         "network": f"vgg-{depth}",
         "batch": batch,
-        "seconds": {n: dict(zip(("low", "median", "high"), t, strict=True)) for n, t in times.items()},
-        "ratio": interval(found.ratio(SGD_G, SGD)),
+        "seconds": {name: quartiles(list(found.seconds[name].values())) for name in runners},
+        "ratio": found.ratio(SGD_G, SGD).told(),
         "rounds": found.rounds,
         "spent": round(found.spent, 1),
         "narrow": SGD_G in found.narrow,
