@@ -228,24 +228,28 @@ def test_same_verdicts_each_time_and_from_a_trained_or_evaluated_model() -> None
     assert [v.invariant for v in first.verdicts] == [v.invariant for v in evaluated.verdicts]
 
 
-def test_passes_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two to measure a network and two more for its own eps, however many weights pass or fail."""
+def test_passes_are_few() -> None:
+    """Two decide, without eps, if every candidate passes; two more tell what the network's own eps costs."""
 
     class Counted(nn.Module):
-        passes = 0
-
         def __init__(self, body: nn.Module) -> None:
             super().__init__()
-            self.body = body
+            self.body, self.eps = body, 1e-5
+            self.passes = seen
+
+        def __deepcopy__(self, memo: dict) -> nn.Module:
+            return Counted(copy.deepcopy(self.body, memo))
 
         def forward(self, x: Tensor) -> Tensor:
-            Counted.passes += 1
+            self.passes.append("own eps" if self.eps == 1e-5 else "no eps")
             return self.body(x)
 
-    split(Counted(vgg(13, width=0.1)), batch(4, 3, 32, 32))
-    assert Counted.passes == 4
-    split(Counted(wide_resnet(16, 1)), batch(4, 3, 16, 16))
-    assert Counted.passes == 8
+    joint = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    image = batch(4, 3, 32, 32)
+    for body, x in ((vgg(13, width=0.1), image), (wide_resnet(16, 1), image), (joint, batch(8, 4))):
+        seen: list[str] = []
+        split(Counted(body), x)
+        assert seen == ["no eps"] * 2 + ["own eps"] * 2
 
 
 # --- Samples, modes, frozen parts --------------------------------------------------------------------------
@@ -329,6 +333,13 @@ def test_embedding_has_a_vector_a_token_before_layer_norm_and_a_feature_before_b
     assert verdict(rows, "embedding.weight") == "channel" and rows.groups()[0]["row_dim"] == 0
     columns = split(Tokens(nn.BatchNorm1d(6)), tokens)
     assert verdict(columns, "embedding.weight") == "channel" and columns.groups()[0]["row_dim"] == 1
+
+
+def test_bag_of_embeddings_is_one_vector_before_layer_norm() -> None:
+    """A mean of tokens keeps one common factor, not one a token."""
+    model = nn.Sequential(nn.EmbeddingBag(20, 6), nn.LayerNorm(6), nn.Linear(6, 2))
+    overlapping = torch.tensor([[i, (i + 1) % 20, (i + 7) % 20] for i in range(20)])
+    assert verdict(split(model, overlapping), "0.weight") == "whole tensor"
 
 
 def test_tied_weights_are_one_parameter() -> None:
@@ -450,6 +461,18 @@ def test_detached_normalization_counts_by_what_it_does() -> None:
     result = split(model, batch(8, 4))
     assert verdict(result, "0.weight") == "channel"
     assert verdict(result, "2.weight").startswith("no: ")
+
+
+def test_detached_normalization_may_have_one_channel_or_a_bias() -> None:
+    class Detached(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y / y.norm(dim=0).detach()
+
+    model = nn.Sequential(Detached(4, 6), nn.ReLU(), Detached(6, 1, bias=False))
+    result = split(model, batch(8, 4))
+    assert verdict(result, "0.weight") == "channel + bias"
+    assert verdict(result, "2.weight") == "channel"
 
 
 def test_queries_and_keys_in_one_tensor_with_values_are_partly_invariant() -> None:

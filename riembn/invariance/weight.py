@@ -117,9 +117,9 @@ class Weight:
     def partly(self) -> str:
         """A reason if some vectors are invariant: normalized queries and keys in one tensor with values."""
         best, text = 0.0, ""
-        for joint, layout in product((False, True), self._natural()[:-1]):
-            if joint and not self._bias_counts():
-                break
+        for joint, layout in product(
+            (False, True) if self._bias_counts() else (False,), self._natural()[:-1]
+        ):
             live = self._size(layout, joint) > _SILENT
             found = self._tangent(layout, joint) & live
             count, of = int(found.sum()), int(live.sum())
