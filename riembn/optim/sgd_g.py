@@ -44,8 +44,9 @@ class SGDG(RowOptimizer):
     Args:
         params: Weights of two or more dimensions, or param groups, or ``split(...).groups()``. Each is a stack
             of weight vectors, one an output channel (dim 0) unless its group's ``row_dim``, ``conv_groups``
-            and ``channels_per_row`` say otherwise (`riembn.geometry.rows`). Rows are brought to unit norm
-            here, and again at each step.
+            and ``channels_per_row`` say otherwise (`riembn.geometry.rows`). A group with ``joint=True`` holds
+            weights and their biases in turn, and each vector goes on in the entries of the bias. Rows are
+            brought to unit norm here, and again at each step.
         lr: Learning rate: radians of rotation per radian of clipped gradient. A number or a one-element
             tensor.
         momentum: Share of the last displacement that is kept, in [0, 1).

@@ -1,11 +1,15 @@
-"""Small networks of kinds that torchvision does not have."""
+"""Small networks of kinds that torchvision does not have, to be asked which of their weights are scale-invariant."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+__all__ = ["GPT", "UNet", "dcgan_discriminator", "dcgan_generator", "mlp_norm_last"]
 
-def double_conv(inputs: int, outputs: int) -> nn.Sequential:
+
+def _double_conv(inputs: int, outputs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
@@ -13,11 +17,11 @@ def double_conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Two levels; `normalized` puts BatchNorm between the transposed convolution and the concatenation."""
+    """Two levels; ``normalized`` puts BatchNorm between the transposed convolution and the concatenation."""
 
     def __init__(self, normalized: bool) -> None:
         super().__init__()
-        self.down, self.bottom, self.decode = double_conv(3, 8), double_conv(8, 16), double_conv(16, 8)
+        self.down, self.bottom, self.decode = _double_conv(3, 8), _double_conv(8, 16), _double_conv(16, 8)
         self.up = nn.ConvTranspose2d(16, 8, 2, stride=2)
         self.norm = nn.BatchNorm2d(8) if normalized else nn.Identity()
         self.head = nn.Conv2d(8, 2, 1)
@@ -46,6 +50,8 @@ class Attention(nn.Module):
 
 
 class GPT(nn.Module):
+    """Pre-norm, with queries and keys normalized."""
+
     def __init__(self, tokens: int = 50, width: int = 16, heads: int = 2, depth: int = 2) -> None:
         super().__init__()
         self.embedding, self.position = nn.Embedding(tokens, width), nn.Embedding(32, width)
@@ -66,7 +72,7 @@ class GPT(nn.Module):
 
 
 def mlp_norm_last(bias: bool) -> nn.Sequential:
-    """BatchNorm behind the ReLU."""
+    """BatchNorm behind the ReLU: a bias is scaled with its weight, or it is left out."""
     return nn.Sequential(
         *(nn.Linear(12, 16, bias), nn.ReLU(), nn.BatchNorm1d(16)),
         *(nn.Linear(16, 16, bias), nn.ReLU(), nn.BatchNorm1d(16)),
@@ -75,6 +81,8 @@ def mlp_norm_last(bias: bool) -> nn.Sequential:
 
 
 def dcgan_generator() -> nn.Sequential:
+    """Noise of shape ``(batch, 10, 1, 1)`` to images."""
+
     def up(i: int, o: int, stride: int = 2) -> list[nn.Module]:
         layer = nn.ConvTranspose2d(i, o, 4, stride, stride // 2, bias=False)
         return [layer, nn.BatchNorm2d(o), nn.ReLU(True)]
@@ -84,6 +92,8 @@ def dcgan_generator() -> nn.Sequential:
 
 
 def dcgan_discriminator() -> nn.Sequential:
+    """No BatchNorm behind its first layer, whose scale LeakyReLU passes on to the next."""
+
     def down(i: int, o: int) -> list[nn.Module]:
         return [nn.Conv2d(i, o, 4, 2, 1, bias=False), nn.BatchNorm2d(o), nn.LeakyReLU(0.2)]
 
