@@ -14,6 +14,7 @@ from .experiment import Record, RunConfig, Store, SweepFailed, grid, preset, swe
 from .experiment.config import FIELDS
 from .experiment.files import write_whole
 from .experiment.spelling import value_of, written
+from .experiment.store import last_line
 
 __all__ = ["main"]
 
@@ -69,7 +70,7 @@ def _train(options: argparse.Namespace) -> int:
         _print_plan([config], options.store)
         return 0
     record = train(
-        config, store=options.store, resume=not options.fresh, device=options.device, data_root=options.data
+        config, store=options.store, resume=not options.fresh, device=options.device, **_execution(options)
     )
     print(_summary(record))
     return 0 if record.status == "finished" else FAILED
@@ -90,10 +91,12 @@ def _sweep(options: argparse.Namespace) -> int:
         configs,
         store=options.store,
         n_jobs=options.jobs,
-        backend=options.backend,
-        device=options.device,
+        backend=options.backend or ("dask" if options.address else None),
+        address=options.address,
+        device=options.device.split(",") if "," in (options.device or "") else options.device,
+        retry_failed=options.retry_failed,
         progress=True,
-        data_root=options.data,
+        **_execution(options),
     )
     diverged = frame.loc[frame["status"] == "diverged", "digest"].nunique()
     print(f"{frame['digest'].nunique()} runs in {options.store}, {diverged} of them diverged")
@@ -101,13 +104,16 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    records = list(_existing(options.store).records())
+    store = _existing(options.store)
+    records = list(store.records())
     for record in records:
         # Seed and method stand in every line; of the rest, what tells apart the runs of one method.
         alike = [r.config.as_dict() for r in records if r.config.method == record.config.method]
         own = record.config.as_dict()
         apart = [n for n in FIELDS if n not in _ALWAYS_SHOWN and any(a[n] != own[n] for a in alike)]
         print("  ".join([_summary(record), *(f"{name}={written(own[name])}" for name in apart)]))
+    for name, text in store.failures().items():
+        print(f"{name}  failed: {last_line(text)}")
     return 0
 
 
@@ -170,6 +176,17 @@ def _print_plan(configs: Sequence[RunConfig], place: str | None) -> None:
         print(f"{'digest':14} {digest} {own}".rstrip() + done)
 
 
+def _execution(options: argparse.Namespace) -> dict[str, Any]:
+    """How a run is computed, in the words of `riembn.train`."""
+    return {
+        "compile": options.compile,
+        "cuda_graphs": options.cuda_graphs,
+        "checkpoint_minutes": options.checkpoint_minutes,
+        "tensorboard": options.tensorboard,
+        "data_root": options.data,
+    }
+
+
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}
 
@@ -221,7 +238,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--profile", default="smoke", help="smoke (default), laptop or paper")
         sub.add_argument("--store", metavar="DIR", help="where records and checkpoints are kept")
         sub.add_argument("--data", metavar="DIR", help="folder of the data sets (else RIEMBN_DATA)")
-        sub.add_argument("--device", help="cpu, cuda, cuda:1, …; the GPU if there is one")
+        sub.add_argument(
+            "--device", help="cpu, cuda, cuda:1, …; the GPU if there is one; sweep: cuda:0,cuda:1"
+        )
+        sub.add_argument("--compile", action="store_true", help="train with torch.compile")
+        sub.add_argument("--cuda-graphs", action="store_true", help="the optimizer's step as one launch")
+        sub.add_argument(
+            "--checkpoint-minutes", type=float, metavar="N",
+            help="a checkpoint every N minutes, be it within an epoch; else one after each epoch",
+        )  # fmt: skip
+        sub.add_argument("--tensorboard", metavar="DIR", help="where the columns are drawn as curves")
         sub.add_argument("--dry-run", action="store_true", help="print the resolved configuration only")
         fields = sub.add_argument_group("fields of the configuration, over the preset's")
         for name in FIELDS:
@@ -240,10 +266,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=A,B,…",
         help="vary a field; several times",
     )
-    many.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core")
+    many.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core, or a GPU")
     many.add_argument("--backend", help="a backend of joblib; its own processes otherwise")
+    many.add_argument("--address", metavar="tcp://HOST:PORT", help="a Dask scheduler, whose workers train")
+    many.add_argument("--retry-failed", action="store_true", help="run again what failed before")
 
-    shown = command("show", _show, "One line a record of a store.")
+    shown = command("show", _show, "One line a record of a store, and one a run that failed.")
     verified = command("verify", _verify, "Say which records of a store are damaged.")
     merged = command("merge", _merge, "Take over the records of other stores.")
     pruned = command("prune", _prune, "Remove the checkpoints of runs whose records are there.")

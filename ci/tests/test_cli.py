@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+import riembn.__main__ as main_module
 from riembn.__main__ import main
-from riembn.experiment import Store, preset
+from riembn.experiment import Store, loop, preset, train
 from riembn.experiment.config import FIELDS
 
 TINY = ["--width", "0.0625", "--train-size", "96", "--batch-size", "32", "--epochs", "1"]
@@ -85,6 +86,64 @@ def test_sweep_fills_a_grid(tmp_path, capsys):
     code, out, _ = run(capsys, "sweep", *words)
     assert code == 0 and out == f"6 runs in {tmp_path}, 0 of them diverged\n"
     assert run(capsys, "sweep", *words, "--dry-run")[1].count("(its record is there)") == 6
+
+
+def test_failed_runs_are_shown_and_retried(tmp_path, capsys, monkeypatch):
+    words = ["--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "environment", lambda device: {}["device"])
+        assert run(capsys, "sweep", *words)[0] == 1
+    code, _, err = run(capsys, "sweep", *words)
+    assert code == 1 and "KeyError: 'device'" in err and "--retry-failed" in err
+    name = preset("vgg-11/digits/sgd", **SMALL).name
+    assert run(capsys, "show", "--store", tmp_path)[1] == f"{name}  failed: KeyError: 'device'\n"
+    assert run(capsys, "sweep", *words, "--retry-failed")[0] == 0
+    assert "failed" not in run(capsys, "show", "--store", tmp_path)[1]
+
+
+def test_how_a_run_is_computed_is_no_part_of_its_name(tmp_path, capsys, monkeypatch):
+    seen = {}
+
+    def looking(config, **options):
+        seen.update(options)
+        return train(config)
+
+    monkeypatch.setattr(main_module, "train", looking)
+    words = ["--compile", "--cuda-graphs", "--checkpoint-minutes", "2.5", "--tensorboard", "curves"]
+    code, out, _ = run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, *words)
+    assert code == 0 and out.startswith(preset("vgg-11/digits/sgd", **SMALL).digest())
+    assert seen["compile"] and seen["cuda_graphs"] and seen["tensorboard"] == "curves"
+    assert seen["checkpoint_minutes"] == 2.5
+
+
+LIMITED = """
+import resource, sys
+from riembn.__main__ import main
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(main())
+"""
+
+
+def test_disk_that_fills_up_costs_nothing_that_was_there(tmp_path, capsys):
+    words = ["train", "--preset", "vgg-11/digits/sgd", *TINY, "--epochs", "2", "--store", tmp_path]
+    config, store = preset("vgg-11/digits/sgd", **{**SMALL, "epochs": 2}), Store(tmp_path)
+
+    def within(limit):
+        start = [sys.executable, "-c", LIMITED, str(limit), *map(str, words)]
+        done = subprocess.run(start, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = within(20_000)  # no room for a checkpoint
+    assert (code, out, err.count("\n")) == (1, "", 1) and "cannot write" in err and "File too large" in err
+    assert store.get(config) is None and not list(tmp_path.rglob("*.pt")) + list(tmp_path.rglob("*.tmp"))
+    record = train(config, store=tmp_path / "elsewhere")
+    assert run(capsys, *words)[0] == 0 and store.get(config).same_result(record)
+    (path,) = tmp_path.glob("*.json")
+    path.unlink()
+    code, _, err = within(1000)  # the checkpoints are there, and no room for the record
+    assert code == 1 and "cannot write" in err and ".json" in err and store.get(config) is None
+    assert run(capsys, *words)[0] == 0 and store.get(config).same_result(record)
 
 
 def test_run_that_diverges_or_fails_is_exit_code_one(tmp_path, capsys):

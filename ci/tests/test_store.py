@@ -6,11 +6,13 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
-from riembn.experiment import Record, Store, preset
+from riembn.experiment import Record, Store, preset, train
 from riembn.experiment.checkpoint import Checkpoints
 from riembn.experiment.config import digest_of
 from riembn.experiment.files import write_whole
@@ -144,6 +146,37 @@ def test_store_that_cannot_be_written_says_so(tmp_path):
         Store(tmp_path / "file" / "below").put(record_of())
 
 
+def read_only(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_read_only_store_is_read_and_refuses_new_runs_in_one_line(tmp_path, monkeypatch):
+    config = preset("vgg-11/digits/sgd", width=1 / 16, train_size=96, batch_size=32, epochs=1)
+    record = train(config, store=tmp_path)
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(os, "open", read_only)
+    assert train(config, store=tmp_path) == record
+    for new in (config.replace(seed=1), config):
+        with pytest.raises(OSError, match="Read-only file system") as caught:
+            train(new, store=tmp_path, resume=False)
+        assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+        assert "choose another store" in str(caught.value)
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(OSError, match="cannot write to .*: Read-only file system"):
+        train(config.replace(seed=1), store=tmp_path)
+    assert Store(tmp_path).get(config) == record
+
+
+def test_failure_is_noted_until_there_is_a_record(tmp_path):
+    store = Store(tmp_path)
+    assert store.failure(CONFIG) is None and store.failures() == {}
+    store.note_failure(CONFIG, "Traceback\nValueError: why")
+    assert store.failure(CONFIG).endswith("why") and store.failures().keys() == {CONFIG.name}
+    assert list(store.records()) == [] and store.failure(CONFIG.replace(seed=1)) is None
+    store.put(record_of())
+    assert store.failure(CONFIG) is None
+
+
 def test_store_is_verified(tmp_path):
     store = Store(tmp_path)
     path = store.put(record_of())
@@ -219,10 +252,24 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, damag
         checkpoints(tmp_path / "other", digest="e").save(2, {"w": torch.ones(1000)})
         content = (tmp_path / "other" / "run" / "epoch-00002-step-0000000.pt").read_bytes()
     newest.write_bytes(bytes(content))
-    with pytest.warns(UserWarning, match=r"epoch-00002-.*pt is damaged .* set aside as epoch-00002-.*damaged"):
+    with pytest.warns(
+        UserWarning, match=r"epoch-00002-.*pt is damaged .* set aside as epoch-00002-.*damaged"
+    ):
         state = kept.newest()
     assert state["epoch"] == 1 and not state["w"].any()
-    assert sorted(os.listdir(kept.folder)) == ["epoch-00001-step-0000000.pt", "epoch-00002-step-0000000.damaged"]
+    assert sorted(os.listdir(kept.folder)) == [
+        "epoch-00001-step-0000000.pt",
+        "epoch-00002-step-0000000.damaged",
+    ]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    kept = checkpoints(tmp_path)
+    kept.save(1, {"w": torch.zeros(3)})
+    (kept.folder / ".epoch-00002-step-0000000.pt.x1.tmp").write_bytes(b"half")
+    kept.save(1, {"w": torch.ones(3)}, steps=4)
+    assert sorted(os.listdir(kept.folder)) == ["epoch-00001-step-0000000.pt", "epoch-00001-step-0000004.pt"]
+    assert kept.newest()["w"].all()
 
 
 def test_checkpoint_cannot_run_code(tmp_path):

@@ -1,16 +1,18 @@
 """A sweep runs what is missing, loses nothing to a failure, and gives the same numbers side by side."""
 
-import importlib
+import contextlib
+import json
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
 
-from riembn.experiment import RunConfig, Store, SweepFailed, grid, preset, sweep, train
+from riembn.experiment import RunConfig, Store, SweepFailed, grid, loop, preset, sweep, train, workers
 from riembn.experiment.record import MACHINE
-
-module = importlib.import_module("riembn.experiment.sweep")
 
 
 def tiny(method="sgd-g", **fields):
@@ -31,7 +33,7 @@ def trained(monkeypatch):
         names.append(config.name)
         return train(config, **options)
 
-    monkeypatch.setattr(module, "train", counting)
+    monkeypatch.setattr(workers, "train", counting)
     return names
 
 
@@ -69,6 +71,40 @@ def test_failure_of_a_run_leaves_the_others(tmp_path):
     assert len(sweep(good, store=tmp_path)) == 2
 
 
+def test_failed_run_is_remembered_and_tried_again_when_asked(tmp_path, trained, monkeypatch):
+    good, bad = grid(tiny(epochs=1), seed=range(2))
+    counting, error = workers.train, RuntimeError("out of luck")
+
+    def unlucky(config, **options):
+        if config == bad:
+            trained.append(config.name)
+            raise error
+        return counting(config, **options)
+
+    monkeypatch.setattr(workers, "train", unlucky)
+    for again in ({}, {}, {"retry_failed": True}):
+        with pytest.raises(SweepFailed, match="1 of 2 runs failed") as caught:
+            sweep([good, bad], store=tmp_path, **again)
+        assert caught.value.errors[bad.name].endswith("RuntimeError: out of luck\n")
+    assert trained == [good.name, bad.name, bad.name]  # not tried the second time
+    assert Store(tmp_path).failures().keys() == {bad.name}
+    monkeypatch.setattr(workers, "train", counting)
+    with pytest.raises(SweepFailed, match="1 of them failed in an earlier sweep and were not tried again"):
+        sweep([good, bad], store=tmp_path)
+    assert len(sweep([good, bad], store=tmp_path, retry_failed=True)) == 2
+    assert Store(tmp_path).failures() == {}
+
+
+def test_what_the_machine_lacked_is_not_held_against_a_run(tmp_path, monkeypatch):
+    def nothing_there(*_):
+        raise FileNotFoundError("no data")
+
+    with monkeypatch.context() as patch, pytest.raises(SweepFailed, match="FileNotFoundError: no data"):
+        patch.setattr(loop.data, "load", nothing_there)
+        sweep([tiny()], store=tmp_path)
+    assert Store(tmp_path).failures() == {} and len(sweep([tiny()], store=tmp_path)) == 2
+
+
 def test_damaged_record_is_not_trained_over(tmp_path):
     config = tiny(epochs=1)
     sweep([config], store=tmp_path)
@@ -103,18 +139,149 @@ def test_numbers_do_not_depend_on_how_many_run_side_by_side(tmp_path):
     assert numbers(one).equals(numbers(two))
 
 
+def test_several_devices_are_taken_in_turn(monkeypatch):
+    assert workers.devices("cuda:1", 4) == ("cuda:1",)
+    assert workers.devices(["cuda:0", "cuda:1"], 1) == ("cuda:0", "cuda:1")
+    assert workers.devices(None, 4) == (None,)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert workers.devices(None, 1) == (None,)  # one run at a time goes where it always went
+    assert workers.devices(None, 2) == ("cuda:0", "cuda:1", "cuda:2")
+
+
+def test_runs_at_work_share_no_device_while_one_is_free(tmp_path):
+    places = workers.Places(tmp_path, 4, ("a", "b"))
+    with contextlib.ExitStack() as stack:
+        assert [stack.enter_context(places.taken()) for _ in range(4)] == ["a", "b", "a", "b"]
+    with places.taken() as one, places.taken() as two:
+        assert (one, two) == ("a", "b")
+
+
+def test_runs_are_given_their_devices_and_options(tmp_path, monkeypatch):
+    seen = []
+
+    def looking(config, **options):
+        seen.append(options)
+        return train(config, **{**options, "device": "cpu"})
+
+    monkeypatch.setattr(workers, "train", looking)
+    configs = grid(tiny(epochs=1), seed=range(2))
+    sweep(configs, store=tmp_path, device=["cuda:0", "cuda:1"], checkpoint_minutes=5)
+    assert [options["device"] for options in seen] == ["cuda:0", "cuda:0"]  # one at a time
+    assert all(options["checkpoint_minutes"] == 5 for options in seen)
+    with pytest.raises(TypeError, match=r"sweep: no argument resum; runs accept compile, cuda_graphs"):
+        sweep(configs, store=tmp_path, resum=False)
+
+
+DEADLY = """
+import os, signal, sys
+from riembn.experiment import SweepFailed, grid, preset, sweep, workers
+
+def train(config, **options):
+    marks = options["store"].path / "tries"
+    marks.mkdir(parents=True, exist_ok=True)
+    tries = len(list(marks.glob(f"{config.seed}-*")))
+    (marks / f"{config.seed}-{tries}").touch()
+    if config.seed == 1 or (config.seed == 2 and tries == 0):
+        os.kill(os.getpid(), signal.SIGKILL)  # 1 dies always, 2 once
+    return living(config, **options)
+
+def run(*args, **options):  # by whose name the workers import this module, and what it replaces
+    return working(*args, **options)
+
+living, workers.train = workers.train, train
+working, workers._run = workers._run, run
+
+def main():
+    base = preset("vgg-11/digits/sgd-g", width=0.0625, train_size=96, batch_size=32, epochs=2)
+    try:
+        sweep(grid(base, seed=range(3)), store=sys.argv[1], n_jobs=2)
+    except SweepFailed as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_run_that_kills_its_process_fails_alone(tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    done = subprocess.run(
+        [sys.executable, "-c", "import deadly; deadly.main()", tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert "1 of 3 runs failed" in done.stdout and "its process died: it was killed" in done.stdout, (
+        done.stderr
+    )
+    assert sorted(record.seed for record in Store(tmp_path / "store").records()) == [0, 2]
+
+
+def dask(*words):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    start = [sys.executable, "-m", "dask", *map(str, words), "--no-dashboard"]
+    return subprocess.Popen(start, **quiet, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Dask among its own parts
+def test_cluster_that_loses_a_worker_loses_no_run(tmp_path):
+    pytest.importorskip("distributed")
+    found, store = tmp_path / "scheduler.json", Store(tmp_path / "store")
+    configs = grid(tiny(epochs=12), seed=range(6))
+    with contextlib.ExitStack() as stack:
+
+        def started(*words):
+            process = stack.enter_context(dask(*words))
+            stack.callback(process.kill)
+            return process
+
+        started("scheduler", "--scheduler-file", found, "--host", "127.0.0.1", "--port", "0")
+        while not (found.exists() and found.read_text().rstrip().endswith("}")):
+            time.sleep(0.05)
+        options = ["--scheduler-file", found, "--nthreads", "1", "--no-nanny", "--local-directory", tmp_path]
+        unlucky, _ = (started("worker", *options, "--name", name) for name in ("a", "b"))
+        address = json.loads(found.read_text())["address"]
+        killed = []
+
+        def kill():
+            while (
+                len(list(store.path.glob("checkpoints/*/"))) < 2
+            ):  # both workers are in the middle of a run, or past it
+                time.sleep(0.01)
+            unlucky.kill()
+            killed.append(len(list(store.path.glob("*.json"))))
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        frame = sweep(configs, store=store, backend="dask", address=address)
+        killer.join()
+    assert killed[0] < len(configs)
+    assert list(frame.groupby("digest").size()) == [12] * 6 and sorted(set(frame["seed"])) == list(range(6))
+    assert len(list(store.path.glob("*.json"))) == 6 and store.verify() == []
+    # What the killed worker was at went on from its checkpoint, with nothing lost or done twice.
+    alone = sweep(configs[:2], store=tmp_path / "alone")
+    assert numbers(alone).equals(numbers(frame[frame["seed"] < 2]).reset_index(drop=True))
+
+
+def test_cluster_needs_an_address(tmp_path):
+    for options in ({"backend": "dask"}, {"address": "tcp://127.0.0.1:1"}):
+        with pytest.raises(ValueError, match='give backend="dask" and its scheduler\'s address'):
+            sweep([tiny()], store=tmp_path, **options)
+    with pytest.raises(ValueError, match="give one for all its workers"):
+        sweep([tiny()], store=tmp_path, backend="dask", address="tcp://127.0.0.1:1", device=["a", "b"])
+
+
 def test_run_of_another_process_is_waited_for(tmp_path, monkeypatch):
     configs = grid(tiny(epochs=1), seed=range(2))
-    monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "_POLL_SECONDS", 0.01)
     order = []
 
     def locked_at_first(config, **options):
         order.append(config.seed)
         if order.count(0) == 1 and config.seed == 0:
-            raise module.RunLocked
+            raise workers.RunLocked
         return train(config, **options)
 
-    monkeypatch.setattr(module, "train", locked_at_first)
+    monkeypatch.setattr(workers, "train", locked_at_first)
     frame = sweep(configs, store=tmp_path)
     assert order == [0, 1, 0] and list(frame["seed"]) == [0, 1]
 

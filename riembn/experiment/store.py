@@ -53,6 +53,7 @@ class Store:
         """Keep a record, in place of an older one of the same run; returns its file."""
         path = self._file(record.config)
         write_whole(path, record.to_json().encode())
+        self._note(record.config).unlink(missing_ok=True)
         return path
 
     def records(self) -> Iterator[Record]:
@@ -77,13 +78,25 @@ class Store:
         from filelock import FileLock
 
         folder = self.path / "checkpoints"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"cannot make {folder}: {error.strerror}; choose another store"
-            ) from error
+        folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{config.name}.lock")
+
+    def note_failure(self, config: RunConfig, text: str) -> None:
+        """Remember why a run failed, until there is a record of it."""
+        try:
+            write_whole(self._note(config), text.encode())
+        except OSError:  # the failure itself may be that nothing can be written
+            pass
+
+    def failure(self, config: RunConfig) -> str | None:
+        """Why a run failed when a sweep last tried it, as a traceback; None if it did not."""
+        note = self._note(config)
+        return note.read_text(encoding="utf-8") if note.exists() else None
+
+    def failures(self) -> dict[str, str]:
+        """The names of the runs that failed, each with its traceback."""
+        notes = sorted((self.path / "checkpoints").glob("*.failed"))
+        return {note.stem: note.read_text(encoding="utf-8") for note in notes}
 
     def verify(self) -> list[str]:
         """What is wrong with the store's files, one line each: damaged records, and records of another name."""
@@ -129,8 +142,16 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
         return freed
 
+    def _note(self, config: RunConfig) -> Path:
+        return self.path / "checkpoints" / f"{config.name}.failed"
+
     def _file(self, config: RunConfig) -> Path:
         return self.path / f"{config.name}.json"
+
+
+def last_line(text: str) -> str:
+    """What a traceback comes to."""
+    return text.strip().splitlines()[-1]
 
 
 def read_record(path: Path) -> Record:

@@ -5,35 +5,34 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .config import RunConfig
 from .record import Record
-from .store import Store, tidy
-from .train import RunLocked, train
+from .store import Store, last_line, tidy
+from .workers import OPTIONS, Ended, on_cluster, on_machine
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["SweepFailed", "grid", "sweep"]
 
-_POLL_SECONDS = 1.0
-
 
 class SweepFailed(RuntimeError):
     """Some runs of a sweep failed: ``errors`` maps a run's name to its traceback."""
 
-    def __init__(self, errors: Mapping[str, str], total: int) -> None:
+    def __init__(self, errors: Mapping[str, str], total: int, before: int = 0) -> None:
         self.errors = dict(errors)
-        lines = [f"  {name}: {text.strip().splitlines()[-1]}" for name, text in errors.items()]
-        super().__init__(
-            "\n".join([f"sweep: {len(errors)} of {total} runs failed, the others are in the store:", *lines])
-        )
+        lines = [f"  {name}: {last_line(text)}" for name, text in errors.items()]
+        if before:
+            lines.append(
+                f"{before} of them failed in an earlier sweep and were not tried again; "
+                "retry_failed=True, or --retry-failed, does."
+            )
+        what = f"sweep: {len(errors)} of {total} runs failed, the others are in the store:"
+        super().__init__("\n".join([what, *lines]))
 
 
 def grid(config: RunConfig, **values: Iterable[Any]) -> list[RunConfig]:
@@ -54,9 +53,11 @@ def sweep(
     store: Store | str | Path,
     n_jobs: int = 1,
     backend: str | None = None,
-    device: str | None = None,
+    address: str | None = None,
+    device: str | Sequence[str] | None = None,
+    retry_failed: bool = False,
     progress: bool | None = None,
-    data_root: str | Path | None = None,
+    **options: Any,
 ) -> pandas.DataFrame:
     """The records of a grid of runs: present ones are read, missing ones are trained.
 
@@ -65,71 +66,72 @@ def sweep(
 
     Args:
         configs: What is wanted; equal ones are run once.
-        store: Where records are read and kept.
-        n_jobs: Processes side by side; -1 for one a core.
-        backend: A backend of joblib; None for its processes ("loky").
-        device: As in `riembn.train`.
+        store: Where records are read and kept. The workers of a cluster must see it under the same path.
+        n_jobs: Processes side by side; -1 for one a core, or one a GPU where there are several.
+        backend: A backend of joblib; None for its processes ("loky"). "dask" for the workers of a cluster.
+        address: Of the Dask scheduler, with ``backend="dask"``: ``tcp://HOST:PORT``.
+        device: Where to compute, as in `riembn.train`, or several places that the runs take in turn. None:
+            with ``n_jobs`` other than 1, each GPU in turn.
+        retry_failed: Run again what failed in an earlier sweep. Else it is reported again, and not tried.
         progress: Show a line of progress; None on a terminal only. Elsewhere it is one line a run.
-        data_root: As in `riembn.train`.
+        options: What else every run is given; `riembn.train` says of ``compile``, ``cuda_graphs``,
+            ``checkpoint_minutes``, ``tensorboard`` and ``data_root`` what they are.
 
     Returns:
         Tidy data, in the order of ``configs``: one row a run and epoch, with the configuration's fields,
         digest and status, then the columns of the record.
 
     Raises:
-        SweepFailed: After all others have ended, if runs failed: which, and why.
+        SweepFailed: After all others have ended, if runs failed: which, and why. The store remembers those
+            that did not fail for want of data, packages or room on the disk.
+        ValueError, TypeError: If the arguments do not go together.
     """
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise TypeError(f"sweep: no argument {', '.join(unknown)}; runs accept {', '.join(OPTIONS)}.")
+    if (backend == "dask") != (address is not None):
+        raise ValueError(
+            f"sweep: backend={backend!r} with address={address!r} is not accepted; give "
+            'backend="dask" and its scheduler\'s address="tcp://HOST:PORT", or neither.'
+        )
+    one = device if isinstance(device, str) else None
+    if address is not None and device is not one:
+        raise ValueError(
+            f"sweep: device={device!r} is not accepted with a cluster; give one for all its workers."
+        )
+    for name in ("data_root", "tensorboard"):  # workers elsewhere have another working folder
+        if options.get(name) is not None:
+            options[name] = Path(options[name]).absolute()
     store = store if isinstance(store, Store) else Store(store)
     wanted = {config.digest(): config for config in configs}
     missing = [config for config in wanted.values() if store.get(config) is None]
     errors: dict[str, str] = {}
+    if not retry_failed:
+        errors = {c.name: text for c in missing if (text := store.failure(c)) is not None}
+        missing = [config for config in missing if config.name not in errors]
+    before = len(errors)
+
+    def side_by_side(job: dict[str, Any]) -> Iterator[Ended]:
+        if address is not None:
+            return on_cluster(missing, job, address=address, device=one)
+        return on_machine(missing, job, n_jobs=n_jobs, backend=backend, device=device)
+
     with _Line(len(missing), progress) as line:
         for wait in (False, True):
-            job = {"store": store.path, "device": device, "data_root": data_root, "wait": wait}
             locked = []
-            for config, outcome in _side_by_side(missing, job, n_jobs, backend):
-                if outcome == "locked":
-                    locked.append(config)
+            job = {"store": store.path.absolute(), "wait": wait, "options": options}
+            for ended in side_by_side(job) if missing else ():
+                if ended.locked:
+                    locked.append(ended.config)
                     continue
-                if outcome:
-                    errors[config.name] = outcome
-                line.run_ended(config, outcome)
+                if ended.error:
+                    errors[ended.config.name] = ended.error
+                    if ended.its_own:
+                        store.note_failure(ended.config, ended.error)
+                line.run_ended(ended.config, ended.error)
             missing = locked
     if errors:
-        raise SweepFailed(errors, len(wanted))
+        raise SweepFailed(errors, len(wanted), before)
     return tidy(_read(store, wanted.values()))
-
-
-def _side_by_side(
-    configs: Sequence[RunConfig], job: dict[str, Any], n_jobs: int, backend: str | None
-) -> Iterator[tuple[RunConfig, str]]:
-    from joblib import Parallel, delayed
-
-    if not configs:
-        return
-    parallel = Parallel(n_jobs=n_jobs, backend=backend, return_as="generator_unordered")
-    yield from parallel(delayed(_run)(config, **job) for config in configs)
-
-
-def _run(
-    config: RunConfig, *, store: Path, device: str | None, data_root: str | Path | None, wait: bool
-) -> tuple[RunConfig, str]:
-    """Train one run into the store; its traceback if it failed, "locked" if another process has it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        while True:
-            try:
-                train(config, store=store, device=device, progress=False, data_root=data_root)
-                return config, ""
-            except RunLocked:
-                if not wait:
-                    return config, "locked"
-                time.sleep(_POLL_SECONDS)
-    except Exception:  # whatever it is, the other runs go on; it is reported at the end
-        return config, traceback.format_exc()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _read(store: Store, configs: Iterable[RunConfig]) -> Iterator[Record]:

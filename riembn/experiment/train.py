@@ -82,15 +82,20 @@ def train(
     from filelock import Timeout
 
     try:
-        with store.lock(config).acquire(timeout=0):
-            # It may have been finished between the look above and the lock.
-            if resume and (record := store.get(config)) is not None:
-                return record
-            record = trained()
-            store.put(record)
-            store.checkpoints(config).keep_last()
-            return record
+        held = store.lock(config).acquire(timeout=0)
     except Timeout:
         raise RunLocked(
             f"train: another process trains {config.name} in {store.path}; wait, or choose another store."
         ) from None
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot write to {store.path}: {error.strerror}; choose another store"
+        ) from error
+    with held:
+        # It may have been finished between the look above and the lock.
+        if resume and (record := store.get(config)) is not None:
+            return record
+        record = trained()
+        store.put(record)
+        store.checkpoints(config).keep_last()
+        return record
