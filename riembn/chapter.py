@@ -74,12 +74,31 @@ def records(profile: str) -> Path:
     """
     if profile not in PROFILES:
         raise ValueError(f"records: profile {profile!r} is not one of {', '.join(PROFILES)}.")
-    here = Path.cwd()
-    for root in (here, *here.parents):
-        if (root / "_toc.yml").is_file() and (root / "book").is_dir():
-            folder = Path("_build/records/smoke" if profile == "smoke" else "book/records")
-            return folder if root == here else root / folder
-    raise ValueError(f"records: {here} is not inside the repository; run the chapter from its root.")
+    return _in_repository("records", "_build/records/smoke" if profile == "smoke" else "book/records")
+
+
+def benchmarks(command: str, device: str) -> dict[str, dict[str, Any]]:
+    """What ``ci/bench`` measured and git keeps, by device.
+
+    Args:
+        command: ``"step"`` or ``"train"``.
+        device: The one that the chapter is drawn from; it comes first.
+
+    Returns:
+        The contents of ``book/benchmarks/COMMAND-DEVICE.json`` for each device, such as ``cpu``.
+
+    Raises:
+        ValueError: If nothing was measured on ``device``, or the working folder is outside the repository.
+    """
+    folder = _in_repository("benchmarks", "book/benchmarks")
+    found = {path.stem.partition("-")[2]: path for path in sorted(folder.glob(f"{command}-*.json"))}
+    if device not in found:
+        measured = ", ".join(found) or "none"
+        raise ValueError(
+            f"benchmarks: ci/bench {command} has no record of device {device!r}; there are: {measured}."
+        )
+    order = [device, *(name for name in found if name != device)]
+    return {name: json.loads(found[name].read_text(encoding="utf-8")) for name in order}
 
 
 def used(frame: pandas.DataFrame) -> None:
@@ -99,6 +118,15 @@ def used(frame: pandas.DataFrame) -> None:
     seeds = sorted({int(seed) for seed in runs["seed"]})
     told = {"digests": sorted(map(str, runs["digest"])), "seeds": seeds}
     display({RUNS: told, "text/plain": f"Drawn from {len(runs)} runs, seeds {seeds}."}, raw=True)
+
+
+def _in_repository(caller: str, name: str) -> Path:
+    """A folder of the repository, relative where the working folder is the repository's root."""
+    here = Path.cwd()
+    for root in (here, *here.parents):
+        if (root / "_toc.yml").is_file() and (root / "book").is_dir():
+            return Path(name) if root == here else root / name
+    raise ValueError(f"{caller}: {here} is not inside the repository; run the chapter from its root.")
 
 
 def _injected(namespace: dict[str, Any]) -> list[str]:

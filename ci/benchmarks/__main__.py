@@ -62,7 +62,9 @@ def main(arguments: Sequence[str]) -> int:
         "quick": asked.quick,
         "environment": told,
     }
-    record |= (_train if asked.command == "train" else _step)(asked, device)
+    train = asked.command == "train"
+    record = _rounded(record | (_train if train else _step)(asked, device))
+    record["targets"] = (train_targets if train else step_targets)(record)
     print_targets(record["targets"])
     out = asked.out or ROOT / _folder(asked) / f"{asked.command}-{slug(device)}.json"
     write_whole(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
@@ -135,7 +137,6 @@ def _step(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         record["kept_memory"] = _with_kept_memory(asked)
         print("\nThe same, with an allocator that keeps its memory:")
         print_set(record["kept_memory"]["set"])
-    record["targets"] = step_targets({**record, "kind": device.type})
     return record
 
 
@@ -163,8 +164,16 @@ def _train(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
             print(f"{NETWORK}, share of the matrix rate: {spoken(record['throughput']['share'])}")
         else:
             print("throughput: left out, it needs a CUDA device")
-    record["targets"] = train_targets(record)
     return record
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to six digits: no time is known better."""
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _limits(asked: argparse.Namespace) -> dict[str, Any]:

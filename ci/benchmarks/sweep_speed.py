@@ -17,8 +17,8 @@ __all__ = ["measure_sweep"]
 def measure_sweep(device: torch.device, *, quick: bool = False) -> dict[str, Any]:
     """24 smoke runs, one thread each, by one process and by two, in the order one, two, two, one.
 
-    Starting the workers counts. So few repetitions have no interval: the ratio is that of the mean times, and the
-    times themselves are kept.
+    Starting the workers counts. So few repetitions have no interval: the ratio is that of the mean times, its ends
+    are the smallest and the largest of any two times.
 
     Args:
         device: Where runs are trained.
@@ -33,8 +33,13 @@ def measure_sweep(device: torch.device, *, quick: bool = False) -> dict[str, Any
             began = time.perf_counter()
             riembn.sweep(configs, store=store, n_jobs=workers, device=str(device), progress=False)
             seconds[workers].append(time.perf_counter() - began)
+    one, two = seconds[1], seconds[2]
     return {
         "runs": runs,
         "seconds": {str(workers): times for workers, times in seconds.items()},
-        "speedup": {"median": sum(seconds[1]) / sum(seconds[2]), "low": None, "high": None},
+        "speedup": {
+            "median": sum(one) / sum(two),
+            "low": min(one) / max(two),
+            "high": max(one) / min(two),
+        },
     }

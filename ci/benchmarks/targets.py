@@ -13,11 +13,10 @@ _SLOW = ("geoopt RiemannianSGD", "SGD-G plain eager")
 
 
 def verdict(bound: float, at_most: bool, value: Mapping[str, float | None]) -> str:
-    """``reached`` or ``not reached`` if the whole interval says so, else ``undecided``; a count has no interval."""
-    median = value["median"]
-    low = median if value.get("low") is None else value["low"]
-    high = median if value.get("high") is None else value["high"]
-    assert low is not None and high is not None
+    """``reached`` or ``not reached`` if the whole interval says so, else ``undecided``; so is one without ends."""
+    low, high = value["low"], value["high"]
+    if low is None or high is None:
+        return "undecided"
     if (high <= bound) if at_most else (low >= bound):
         return "reached"
     return "not reached" if (low > bound if at_most else high < bound) else "undecided"
@@ -72,7 +71,7 @@ def _memory(record: Mapping[str, Any]) -> Iterator[Target]:
             if result := _result(record, name, f"{method} {path}"):
                 share = result["extra_bytes"] / (4 * _set(record, name)["parameters"])
                 what = f"{method} {path}, memory of a step / weights"
-                yield _target(what, name, bound, True, {"median": share, "low": None, "high": None})
+                yield _target(what, name, bound, True, dict.fromkeys(("median", "low", "high"), share))
 
 
 def _at(

@@ -248,6 +248,7 @@ def test_contestant_that_is_not_installed_is_left_out_with_the_reason(monkeypatc
 def test_verdict_looks_at_the_whole_interval(value, at_most, word):
     low, high = value
     assert verdict(1.2, at_most, {"median": (low + high) / 2, "low": low, "high": high}) == word
+    assert verdict(1.2, at_most, {"median": 1.0, "low": None, "high": None}) == "undecided"
 
 
 def numbers(value):

@@ -111,6 +111,17 @@ def test_digest_sees_what_a_chapter_depends_on(book: Path) -> None:
     assert digest.records_digest(book, "laptop") != before[1]
     assert digest.records_digest(book, "smoke") == ""
 
+    measured = book / "book" / "benchmarks" / "step-cpu.json"
+    measured.parent.mkdir()
+    measured.write_text("{}")
+    assert before[0] == digest.code_digest(book, first, "laptop")
+    first.source.write_text(
+        first.source.read_text().replace("import numpy", "# chapter.benchmarks()\\nimport numpy")
+    )
+    drawn = digest.code_digest(book, first, "laptop")
+    measured.write_text("{ }")
+    assert digest.code_digest(book, first, "laptop") != drawn
+
     seen = {before[0], digest.code_digest(book, first, "paper")}
     first.source.write_text(first.source.read_text().replace("only there", "there only"))
     seen.add(digest.code_digest(book, first, "laptop"))

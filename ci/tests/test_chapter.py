@@ -123,3 +123,16 @@ def test_records_outside_the_repository_are_refused(tmp_path, monkeypatch) -> No
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="not inside the repository"):
         chapter.records("laptop")
+
+
+def test_benchmarks_of_the_device_drawn_come_first(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "book" / "benchmarks"
+    folder.mkdir(parents=True)
+    (tmp_path / "_toc.yml").touch()
+    for name in ("step-cpu", "step-nvidia-h200", "train-cpu"):
+        (folder / f"{name}.json").write_text(f'{{"from": "{name}"}}')
+    monkeypatch.chdir(tmp_path)
+    found = chapter.benchmarks("step", "nvidia-h200")
+    assert list(found) == ["nvidia-h200", "cpu"] and found["cpu"] == {"from": "step-cpu"}
+    with pytest.raises(ValueError, match="no record of device 'nvidia-h200'; there are: cpu"):
+        chapter.benchmarks("train", "nvidia-h200")

@@ -11,10 +11,16 @@ from website.contents import Page
 
 
 def code_digest(root: Path, page: Page, profile: str) -> str:
-    """Of the chapter, the package, the requirements, the profile and the Python that runs them."""
+    """Of the chapter, the package, the requirements, the profile and the Python that runs them.
+
+    And of the benchmarks, for a chapter that is drawn from them.
+    """
     package = sorted((root / "riembn").rglob("*.py"))
+    measured = sorted((root / "book" / "benchmarks").glob("*.json"))
+    if "chapter.benchmarks(" not in page.source.read_text(encoding="utf-8"):
+        measured = []
     said = f"{profile} {platform.python_version()} {platform.machine()}"
-    return _digest(root, [page.source, *package, root / "requirements.txt"], said)
+    return _digest(root, [page.source, *package, *measured, root / "requirements.txt"], said)
 
 
 def records_digest(root: Path, profile: str) -> str:
