@@ -1,0 +1,392 @@
+"""One pass over weight, gradient and momentum: the fused step on a CUDA device, in Triton.
+
+A step reads weight, gradient and momentum once and writes weight and momentum once: 20 bytes a float32 parameter for
+SGD-G, and 20 bytes and 8 a row for Adam-G; 12 for PSI-SGD without momentum. All weights of one call share a few
+launches, one for each size of row; nothing waits for the device, so a step can be captured in a CUDA graph. Not yet
+run on a GPU: the tests run the kernels in Triton's interpreter and compile them for one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..geometry import row_view
+
+__all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
+
+TAKEN = "float32, bfloat16 or float16 on a CUDA device that Triton compiles for, with Triton installed"
+TILES = [(64, 32, 4), (256, 8, 4), (1024, 2, 4), (2048, 1, 4), (4096, 1, 8), (8192, 1, 32), (16384, 1, 32)]
+"""Columns and rows of what one program holds in registers, and its warps; rows of more columns are read in pieces."""
+PIECE = (2048, 1, 8)
+"""The same for the pieces of a longer row."""
+
+_TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def takes(p: Tensor, layout: dict[str, Any]) -> bool:
+    """Whether the fused step can work on ``p``: on a CUDA device, its rows two strides or fewer each way."""
+    return (
+        p.device.type == "cuda"
+        and p.dtype in _TYPES
+        and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
+        and _geometry(p.shape, p.stride(), **layout) is not None
+        and _compiles_for(p.device)
+    )
+
+
+def sgd_g(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+    grad_clip: float | None,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of SGD-G in place; all on one device, and `takes` true of every parameter.
+
+    Args:
+        lr: A number, or a one-element tensor on the device, which is read there.
+        grad_scale: A one-element tensor that the gradients are divided by.
+        found_inf: A one-element tensor; nothing changes where it is not zero.
+    """
+    options = _scalars(momentum, 0.0, 0.0, 0.0, grad_clip)
+    _launch("manifold_step", (params, grads, momentum_buffers), layout, lr, grad_scale, found_inf, options,
+            ADAM=False, CLIPPED=grad_clip is not None)  # fmt: skip
+
+
+def adam_g(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    grad_clip: float | None,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of Adam-G in place; ``steps``: float32 counts on the device, this step included; else as `sgd_g`."""
+    options = _scalars(*betas, 1 - betas[1], eps, grad_clip)
+    columns = params, grads, exp_avgs, exp_avg_sqs, steps
+    _launch("manifold_step", columns, layout, lr, grad_scale, found_inf, options,
+            ADAM=True, CLIPPED=grad_clip is not None)  # fmt: skip
+
+
+def psi_sgd(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor] | None,
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    momentum: float,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of PSI-SGD in place; arguments as for `sgd_g`."""
+    has_momentum = momentum_buffers is not None
+    columns = (params, grads, momentum_buffers) if momentum_buffers is not None else (params, grads)
+    _launch("psi_step", columns, layout, lr, grad_scale, found_inf, (momentum,), MOMENTUM=has_momentum)
+
+
+def _scalars(
+    decay: float, decay_second: float, keep_second: float, eps: float, grad_clip: float | None
+) -> tuple[float, ...]:
+    """The kernels' scalars from ``decay`` on, what cancels worked out in float64."""
+    logs = [math.log(beta) if beta else -math.inf for beta in (decay, decay_second)]
+    bound = math.inf if grad_clip is None else grad_clip
+    return decay, 1 - decay, logs[0], decay_second, keep_second, logs[1], eps, bound
+
+
+def _launch(
+    name: str,
+    columns: Sequence[Sequence[Tensor]],
+    layout: dict[str, Any],
+    lr: float | Tensor,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    scalars: tuple[float, ...],
+    **flags: bool,
+) -> None:
+    """Launch a kernel over all rows; ``columns``: weights, gradients, momentum, second moments, step counts."""
+    kernels: Any = _kernels()
+    params = columns[0]
+    device = params[0].device
+    plan = _plan(device, columns, layout)
+    columns, given = [list(column) for column in columns], columns
+    for c, i in plan.foreign:
+        columns[c][i] = torch.empty_like(params[i], dtype=plan.dtypes[c][i]).copy_(columns[c][i])
+    shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
+    with _current(device):
+        addresses = _addresses(plan, columns)
+        for batch, (lines, aligned) in zip(plan.batches, addresses.use(), strict=True):
+            columns_each, rows_each, warps = batch.tile
+            getattr(kernels, name + "_long" * batch.long)[(batch.programs.numel(),)](
+                batch.programs, batch.sizes, lines, *shared, *scalars,
+                W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]),
+                LR_TENSOR=isinstance(lr, Tensor), DENSE=batch.dense, UNIT=batch.unit if aligned else 1,
+                BLOCK_ROWS=rows_each, BLOCK_COLUMNS=columns_each, num_warps=warps, enable_fp_fusion=True, **flags,
+            )  # fmt: skip
+    for c, i in plan.foreign:
+        if c >= 2:
+            given[c][i].copy_(columns[c][i])
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The module of the kernels, or None where Triton is not installed."""
+    try:
+        from . import rows_triton
+    except ImportError:
+        return None
+    return rows_triton
+
+
+@functools.cache
+def _compiles_for(device: torch.device) -> bool:
+    return _kernels() is not None and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+class _Geometry(NamedTuple):
+    """Where the entries of a weight lie: entry e of row r is at its row's two strides plus its own two."""
+
+    rows: int
+    fan_in: int
+    row_inner: int
+    row_outer_stride: int
+    row_stride: int
+    entry_inner: int
+    entry_outer_stride: int
+    entry_stride: int
+
+    @property
+    def dense(self) -> bool:
+        return self.row_inner >= self.rows and self.entry_inner >= self.fan_in and self.entry_stride == 1
+
+
+@functools.lru_cache(maxsize=4096)
+def _geometry(
+    shape: torch.Size, stride: tuple[int, ...], row_dim: int, conv_groups: int, channels_per_row: int | None
+) -> _Geometry | None:
+    """Rows and strides of a weight; None where rows or entries need more than two strides, or overlap."""
+    weight = torch.empty_strided(shape, stride, device="meta")
+    if not weight.numel():
+        return None
+    view, along = row_view(
+        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
+    )
+    dims = [(view.shape[d], view.stride(d), d in along) for d in range(view.dim()) if view.shape[d] > 1]
+    reach = 0
+    for size, step, _ in sorted(dims, key=lambda dim: dim[1]):
+        if step <= reach:
+            return None
+        reach += (size - 1) * step
+    numbering = _merged([(size, step) for size, step, entry in dims if not entry])
+    entries = _merged(
+        sorted(((size, step) for size, step, entry in dims if entry), key=lambda dim: -dim[1])
+    )
+    if len(numbering) > 2 or len(entries) > 2:
+        return None
+    rows, fan_in = math.prod(n for n, _ in numbering), math.prod(n for n, _ in entries)
+    (row_outer, row_outer_stride), (row_inner, row_stride) = [(1, 0)] * (2 - len(numbering)) + numbering
+    (entry_outer, entry_outer_stride), (entry_inner, entry_stride) = [(1, 0)] * (2 - len(entries)) + entries
+    return _Geometry(
+        rows, fan_in, row_inner, row_outer_stride, row_stride or fan_in,
+        entry_inner, entry_outer_stride, entry_stride or 1,
+    )  # fmt: skip
+
+
+def _merged(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sizes and strides, outermost first, with what can be walked in one stride made one."""
+    merged: list[tuple[int, int]] = []
+    for size, step in dims:
+        if merged and merged[-1][1] == size * step:
+            merged[-1] = (merged[-1][0] * size, step)
+        else:
+            merged.append((size, step))
+    return merged
+
+
+class _Batch(NamedTuple):
+    """What one launch works on."""
+
+    members: list[int]  # numbers of the tensors
+    programs: Tensor
+    sizes: Tensor
+    tile: tuple[int, int, int]
+    long: bool
+    dense: bool
+    unit: int  # all sizes are multiples of it
+    types: tuple[str, str]
+
+
+class _Plan(NamedTuple):
+    """What a list of weights needs at every step, whatever the addresses."""
+
+    batches: list[_Batch]
+    foreign: list[tuple[int, int]]  # column and number of what lies in another order or type than its weight
+    dtypes: list[list[torch.dtype]]
+    addresses: dict[tuple[int, ...], _Addresses]
+
+
+_plans: dict[Any, _Plan] = {}
+_MANY = 64  # plans, and tables of addresses a plan, that are kept; a training loop needs one of each
+
+
+def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dict[str, Any]) -> _Plan:
+    kinds = tuple(
+        (p.shape, p.stride(), p.dtype, *((t.stride(), t.dtype) for t in rest))
+        for p, *rest in zip(*columns[:3], strict=True)
+    )
+    key = device, kinds, tuple(layout.values()), PIECE, *TILES
+    if key not in _plans:
+        if _capturing(device):
+            raise RuntimeError(
+                "riembn: the first fused step of these weights is inside a CUDA graph capture; take one or more "
+                "steps before it, as for any torch optimizer."
+            )
+        while len(_plans) >= _MANY:
+            _plans.pop(next(iter(_plans)))
+        _plans[key] = _make_plan(device, columns[:3], layout)
+    return _plans[key]
+
+
+def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dict[str, Any]) -> _Plan:
+    foreign: list[tuple[int, int]] = []
+    dtypes = [[t.dtype for t in column] for column in columns]
+    by_launch: dict[Any, list[tuple[int, _Geometry]]] = {}
+    for i, (p, *rest) in enumerate(zip(*columns, strict=True)):
+        for c, t in enumerate(rest, start=1):
+            if c == 2 or t.dtype not in _TYPES:
+                dtypes[c][i] = torch.float32
+            if not _same_order(p, t) or dtypes[c][i] != t.dtype:
+                foreign.append((c, i))
+        geometry = _geometry(p.shape, p.stride(), **layout)
+        assert geometry is not None  # `takes` has said so
+        tile = next((tile for tile in TILES if geometry.fan_in <= tile[0]), None)
+        types = _TYPES[p.dtype], _TYPES[dtypes[1][i]]
+        unit = 4 if types == ("float32", "float32") else 8  # entries in 16 bytes of the smaller type
+        if not (geometry.dense and geometry.fan_in % unit == 0 and geometry.row_stride % unit == 0):
+            unit = 1
+        kind = tile, geometry.dense, unit, types
+        by_launch.setdefault(kind, []).append((i, geometry))
+    batches = []
+    for (tile, dense, unit, types), members in by_launch.items():
+        columns_each, rows_each, warps = tile or PIECE
+        if unit == 1:
+            warps = min(2 * warps, 32)  # an address an entry: fewer entries a thread, to stay in registers
+        blocks = [-(-geometry.rows // rows_each) for _, geometry in members]
+        firsts = [sum(blocks[:k]) for k in range(len(blocks))]
+        sizes = [[g.rows, g.fan_in, first, *g[2:], 0] for (_, g), first in zip(members, firsts, strict=True)]
+        programs = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(blocks))
+        batches.append(
+            _Batch(
+                [i for i, _ in members],
+                _to_device(programs.int(), device),
+                _to_device(torch.tensor(sizes), device),
+                (columns_each, rows_each, warps),
+                tile is None,
+                dense,
+                unit,
+                types,
+            )
+        )
+    return _Plan(batches, foreign, dtypes, {})
+
+
+def _same_order(p: Tensor, t: Tensor) -> bool:
+    """Whether entries of ``t`` lie as those of ``p``; the stride of a dimension of size 1 means nothing."""
+    return all(a == b for n, a, b in zip(p.shape, p.stride(), t.stride(), strict=True) if n > 1)
+
+
+class _Addresses:
+    """Where the tensors of a plan are, on the device: never changed once made, so that a graph can keep on reading it.
+
+    For each launch a table of addresses, and whether all of them start on 16 bytes.
+    """
+
+    def __init__(self, plan: _Plan, columns: Sequence[Sequence[Tensor]], device: torch.device) -> None:
+        lines = list(zip(*([t.data_ptr() for t in column] for column in columns), strict=True))
+        order = [i for batch in plan.batches for i in batch.members]
+        padding = [0] * (6 - len(columns))
+        self.host = torch.tensor([[*lines[i], *padding] for i in order])
+        table = _to_device(self.host, device)
+        parts = table.split([len(batch.members) for batch in plan.batches])
+        aligned = [
+            all(address % 16 == 0 for i in batch.members for address in lines[i][:3])
+            for batch in plan.batches
+        ]
+        self._lines = list(zip(parts, aligned, strict=True))
+        self._table, self._plan = table, plan
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+    def use(self) -> list[tuple[Tensor, bool]]:
+        """The tables, fit to be read on the current stream."""
+        if self._stream is not None:
+            current = torch.cuda.current_stream(self._table.device)
+            if _capturing(self._table.device):
+                _captured.add(self)  # for good: the graph may read it at any time
+            elif current != self._stream:
+                current.wait_stream(self._stream)
+                for tensor in (self._table, *(t for b in self._plan.batches for t in (b.programs, b.sizes))):
+                    tensor.record_stream(current)
+        return self._lines
+
+
+_captured: set[_Addresses] = set()
+
+
+def _addresses(plan: _Plan, columns: Sequence[Sequence[Tensor]]) -> _Addresses:
+    device = columns[0][0].device
+    key = tuple(t.data_ptr() for column in columns for t in column)
+    found = plan.addresses.get(key)
+    if found is None:
+        found = _Addresses(plan, columns, device)
+        if not _capturing(device):  # what a capture makes is filled when the graph runs, not before
+            while len(plan.addresses) >= _MANY:
+                plan.addresses.pop(next(iter(plan.addresses)))
+            plan.addresses[key] = found
+    return found
+
+
+def _to_device(table: Tensor, device: torch.device) -> Tensor:
+    """The table on the device, without waiting; a capture records the copy."""
+    if device.type != "cuda":
+        return table
+    pinned = table.pin_memory()
+    if _capturing(device):
+        _sources.append(pinned)  # for good: the graph copies from it whenever it runs
+    return pinned.to(device, non_blocking=True)
+
+
+_sources: list[Tensor] = []
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _at(device: torch.device, x: Any) -> Any:
+    """A tensor on the device, where it is on another; anything else as it is."""
+    return x.to(device, non_blocking=True) if isinstance(x, Tensor) and x.device != device else x
+
+
+@contextlib.contextmanager
+def _current(device: torch.device) -> Iterator[None]:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            yield
+    else:
+        yield

@@ -1,0 +1,374 @@
+"""One step of SGD-G, Adam-G and PSI-SGD as Triton kernels: a row is read once, worked on in registers, written once.
+
+What a kernel is given: ``programs[i]`` is the tensor that program i works on; ``sizes`` has a line of `SIZES` integers a
+tensor (rows, fan-in, its first program, then strides: see `_offsets`); ``addresses`` has a line of `ADDRESSES` a tensor
+(weight, gradient, momentum, second moment, step count). ``*_long`` are for rows that do not fit into registers.
+Formulas: riembn/optim/reference.py.
+"""
+
+import triton
+import triton.language as tl
+
+SIZES = tl.constexpr(10)  # the last unused
+ADDRESSES = tl.constexpr(6)  # the last unused: every line starts on 16 bytes
+SAFE_EXPONENT = tl.constexpr(24)  # as in riembn/optim/reference.py
+FAR = tl.constexpr(16777216.0)  # an angle beyond it says nothing in float32; any point of the circle does
+
+
+@triton.jit
+def _of_program(programs, sizes, addresses):
+    """The tensor of this program: number of its block, its lines in the two tables."""
+    tensor = tl.load(programs + tl.program_id(0)).to(tl.int64)
+    size = sizes + tensor * SIZES
+    return tl.program_id(0) - tl.load(size + 2), size, addresses + tensor * ADDRESSES
+
+
+@triton.jit
+def _pointer(address, column: tl.constexpr, TYPE: tl.constexpr, UNIT: tl.constexpr):
+    pointer = tl.load(address + column).to(tl.pointer_type(TYPE))
+    if UNIT > 1:
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer
+
+
+@triton.jit
+def _fan_in(size, UNIT: tl.constexpr):
+    return tl.multiple_of(tl.load(size + 1), UNIT)
+
+
+@triton.jit
+def _offsets(size, row, column, DENSE: tl.constexpr, UNIT: tl.constexpr):
+    """Where entry ``column`` of row ``row`` lies; two strides each for rows and entries, where they need them."""
+    if DENSE:
+        return row * tl.multiple_of(tl.load(size + 5), UNIT) + column
+    row_inner, entry_inner = tl.load(size + 3), tl.load(size + 6)
+    row_at = row // row_inner * tl.load(size + 4) + row % row_inner * tl.load(size + 5)
+    entry_at = column // entry_inner * tl.load(size + 7) + column % entry_inner * tl.load(size + 8)
+    return row_at + entry_at
+
+
+@triton.jit
+def _goes_on(found_inf):
+    """False where the gradient scaler has found a gradient that is not finite: then nothing may change."""
+    live = tl.full([], 1, tl.int1)
+    if found_inf is not None:
+        live = tl.load(found_inf) == 0
+    return live
+
+
+@triton.jit
+def _unscaled(g, grad_scale):
+    g = g.to(tl.float32)
+    if grad_scale is not None:
+        g = g * tl.div_rn(1.0, tl.load(grad_scale).to(tl.float32))
+    return g
+
+
+@triton.jit
+def _power_bits(largest):
+    """Exponent field of the power of two that brings ``largest`` into [1/2, 1); it and its reciprocal are normal."""
+    exponent = (largest.to(tl.int32, bitcast=True) >> 23) & 0xFF
+    return tl.maximum(253 - exponent, 1)
+
+
+@triton.jit
+def _power(bits):
+    return (bits << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _cosine_sine(angle):
+    """To one unit in the last place, whatever the angle: Triton's own are the hardware's approximations."""
+    wide = tl.where(angle > FAR, FAR, angle).to(tl.float64)
+    quarters = tl.floor(wide * 0.6366197466850281 + 0.5)
+    # pi/2 in three parts, each a float32
+    rest = wide - quarters * 1.5703125 - quarters * 4.837512969970703125e-4 - quarters * 7.549790126404332e-08
+    x = rest.to(tl.float32)
+    z = x * x
+    sine = x + x * z * ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1)
+    cosine = 1 - 0.5 * z + z * z * ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2)
+    quadrant = quarters.to(tl.int32) & 3
+    odd = (quadrant & 1) != 0
+    c = tl.where(odd, sine, cosine)
+    s = tl.where(odd, cosine, sine)
+    return tl.where((quadrant == 1) | (quadrant == 2), -c, c), tl.where(quadrant >= 2, -s, s)
+
+
+@triton.jit
+def _one_minus_power(log_base, t):
+    """1 - base**t without cancellation."""
+    z = -log_base * t
+    near = z * (1 - z / 2 * (1 - z / 3 * (1 - z / 4 * (1 - z / 5 * (1 - z / 6 * (1 - z / 7 * (1 - z / 8)))))))
+    return tl.where(z < 0.5, near, 1 - tl.exp(-z))
+
+
+@triton.jit
+def _clipped(norm, unscale, grad_clip):
+    """What a tangent vector of norm ``norm`` is multiplied by to be unscaled and no longer than ``grad_clip``."""
+    return tl.where(norm * unscale > grad_clip, grad_clip / norm, unscale)
+
+
+@triton.jit
+def _coefficients(length, clipped_norm, v, live, rate, decay_second, keep_second, eps, ADAM: tl.constexpr):
+    """(a, b, c) with which w <- a y + b D and m <- a D + c y, D the new momentum of norm ``length``."""
+    turn = length
+    if ADAM:
+        second = decay_second * tl.load(v, mask=live, other=0.0) + keep_second * clipped_norm * clipped_norm
+        tl.store(v, second, mask=live)
+        # with eps = 0 a row that never had a gradient stays where it is
+        positive = second + eps > 0
+        rate = tl.where(positive, tl.div_rn(rate, tl.sqrt_rn(tl.where(positive, second + eps, 1.0))), 0.0)
+        turn = rate * length
+    cosine, sine = _cosine_sine(turn)
+    ratio = tl.where(turn > 1e-18, sine / tl.where(turn > 1e-18, turn, 1.0), 1.0)
+    if ADAM:
+        return cosine, -rate * ratio, length * sine
+    return cosine, ratio, -turn * sine
+
+
+@triton.jit
+def _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR: tl.constexpr, ADAM: tl.constexpr):
+    """The learning rate, for Adam-G with the bias correction of the tensor's step count."""
+    if LR_TENSOR:
+        rate = tl.load(lr).to(tl.float32)
+    else:
+        rate = lr
+    if ADAM:
+        t = tl.load(tl.load(address + 4).to(tl.pointer_type(tl.float32)))
+        t = tl.where(live, t, 1.0)  # a first step that is skipped has count 0
+        rate *= tl.sqrt_rn(_one_minus_power(log_decay_second, t)) / _one_minus_power(log_decay, t)
+    return rate
+
+
+@triton.jit
+def manifold_step(
+    programs, sizes, addresses, lr, grad_scale, found_inf, decay, keep, log_decay, decay_second, keep_second,
+    log_decay_second, eps, grad_clip,
+    W: tl.constexpr, G: tl.constexpr, ADAM: tl.constexpr, LR_TENSOR: tl.constexpr, CLIPPED: tl.constexpr,
+    DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """SGD-G (``decay``: momentum) or Adam-G (``decay``: beta1, ``keep``: 1 - beta1) for BLOCK_ROWS rows a program."""
+    block, size, address = _of_program(programs, sizes, addresses)
+    live = _goes_on(found_inf)
+    row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = tl.arange(0, BLOCK_COLUMNS)
+    present = (row < tl.load(size)) & live
+    mask = present[:, None] & (column < _fan_in(size, UNIT))[None, :]
+    at = _offsets(size, row[:, None], column[None, :], DENSE, UNIT)
+    w_at = _pointer(address, 0, W, UNIT) + at
+    m_at = _pointer(address, 2, tl.float32, UNIT) + at
+    w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(_pointer(address, 1, G, UNIT) + at, mask=mask, other=0.0)
+    m = tl.load(m_at, mask=mask, other=0.0)
+    rate = _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR, ADAM)
+
+    g = _unscaled(g, grad_scale)
+    square = tl.where(present, tl.sum(w * w, axis=1), 1.0)
+    y = w * tl.div_rn(1.0, tl.sqrt_rn(square))[:, None]
+    bits = _power_bits(tl.max(tl.abs(g), axis=1))
+    h = g * _power(bits)[:, None]
+    h -= tl.sum(y * h, axis=1)[:, None] * y
+    norm = tl.sqrt_rn(tl.sum(h * h, axis=1))
+    factor = _clipped(norm, _power(254 - bits), grad_clip)
+    if ADAM:
+        d = decay * m + (keep * factor)[:, None] * h
+    else:
+        d = decay * m - (rate * factor)[:, None] * h
+    if CLIPPED:
+        length = tl.sqrt_rn(tl.sum(d * d, axis=1))
+    else:
+        bits = _power_bits(tl.max(tl.abs(d), axis=1))
+        near = d * _power(bits)[:, None]
+        length = tl.sqrt_rn(tl.sum(near * near, axis=1)) * _power(254 - bits)
+    v = _pointer(address, 3, tl.float32, 1) + row
+    a, b, c = _coefficients(length, norm * factor, v, present, rate, decay_second, keep_second, eps, ADAM)
+    tl.store(w_at, (a[:, None] * y + b[:, None] * d).to(W), mask=mask)
+    tl.store(m_at, a[:, None] * d + c[:, None] * y, mask=mask)
+
+
+@triton.jit
+def manifold_step_long(
+    programs, sizes, addresses, lr, grad_scale, found_inf, decay, keep, log_decay, decay_second, keep_second,
+    log_decay_second, eps, grad_clip,
+    W: tl.constexpr, G: tl.constexpr, ADAM: tl.constexpr, LR_TENSOR: tl.constexpr, CLIPPED: tl.constexpr,
+    DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The same for one row a program, read twice: six dot products fix the step, which is then written.
+
+    Where they cancel (a gradient along the weight, a momentum along the step), the vectors are formed explicitly
+    in two more readings.
+    """
+    row, size, address = _of_program(programs, sizes, addresses)
+    live = _goes_on(found_inf)
+    fan_in = _fan_in(size, UNIT)
+    end = tl.where(live, fan_in, 0)
+    column = tl.arange(0, BLOCK_COLUMNS)
+    w_at, g_at = _pointer(address, 0, W, UNIT), _pointer(address, 1, G, UNIT)
+    m_at = _pointer(address, 2, tl.float32, UNIT)
+    rate = _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR, ADAM)
+
+    # Each lane scales its gradients by a power of two of its own, lowered where a larger one comes.
+    bits = tl.full([BLOCK_COLUMNS], 253, tl.int32)
+    ww = tl.zeros([BLOCK_COLUMNS], tl.float32)
+    wg, gg, wm, gm, mm = ww, ww, ww, ww, ww
+    for start in range(0, end, BLOCK_COLUMNS):
+        mask = start + column < fan_in
+        at = _offsets(size, row, start + column, DENSE, UNIT)
+        w = tl.load(w_at + at, mask=mask, other=0.0).to(tl.float32)
+        g = _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
+        m = tl.load(m_at + at, mask=mask, other=0.0)
+        lower = tl.minimum(bits, _power_bits(tl.abs(g)))
+        less = _power(tl.maximum(127 + lower - bits, 0))
+        bits = lower
+        g = g * _power(bits)
+        ww += w * w
+        wg = wg * less + w * g
+        gg = gg * less * less + g * g
+        wm += w * m
+        gm = gm * less + g * m
+        mm += m * m
+    lowest = tl.min(bits, axis=0)
+    less = _power(tl.maximum(127 + lowest - bits, 0))
+    scale, unscale = _power(lowest), _power(254 - lowest)
+    square = tl.where(live, tl.sum(ww, axis=0), 1.0)
+    s_gg, s_mm = tl.sum(gg * less * less, axis=0), tl.sum(mm, axis=0)
+    s_wg = tl.sum(wg * less, axis=0)
+    radial = tl.div_rn(s_wg, square)
+    hh = s_gg - s_wg * radial
+    hm = tl.sum(gm * less, axis=0) - radial * tl.sum(wm, axis=0)
+
+    careful = (s_gg > 0) & (hh < 1e-2 * s_gg)
+    if careful:
+        total = tl.zeros([BLOCK_COLUMNS], tl.float32)
+        for start in range(0, end, BLOCK_COLUMNS):
+            mask = start + column < fan_in
+            at = _offsets(size, row, start + column, DENSE, UNIT)
+            w = tl.load(w_at + at, mask=mask, other=0.0).to(tl.float32)
+            g = _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
+            h = g * scale - radial * w
+            total += h * h
+        hh = tl.sum(total, axis=0)
+    norm = tl.sqrt_rn(hh)
+    factor = _clipped(norm, unscale, grad_clip)
+    if ADAM:
+        step = keep * factor
+    else:
+        step = -rate * factor
+    own, other = decay * decay * s_mm, (step * norm) * (step * norm)
+    total_square = own + 2 * decay * step * hm + other
+    length = tl.sqrt_rn(tl.maximum(total_square, 0.0))
+    exact = (total_square > 1e-2 * (own + other)) & (s_mm < 1e37) & (other < 1e37) & (careful == 0)
+    if (exact == 0) & (own + other != 0):
+        bits = tl.full([BLOCK_COLUMNS], 253, tl.int32)
+        total = tl.zeros([BLOCK_COLUMNS], tl.float32)
+        for start in range(0, end, BLOCK_COLUMNS):
+            mask = start + column < fan_in
+            at = _offsets(size, row, start + column, DENSE, UNIT)
+            w = tl.load(w_at + at, mask=mask, other=0.0).to(tl.float32)
+            g = _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
+            m = tl.load(m_at + at, mask=mask, other=0.0)
+            d = decay * m + step * (g * scale - radial * w)
+            lower = tl.minimum(bits, _power_bits(tl.abs(d)))
+            less = _power(tl.maximum(127 + lower - bits, 0))
+            bits = lower
+            d = d * _power(bits)
+            total = total * less * less + d * d
+        lowest = tl.min(bits, axis=0)
+        less = _power(tl.maximum(127 + lowest - bits, 0))
+        length = tl.sqrt_rn(tl.sum(total * less * less, axis=0)) * _power(254 - lowest)
+
+    v = _pointer(address, 3, tl.float32, 1) + row
+    a, b, c = _coefficients(length, norm * factor, v, live, rate, decay_second, keep_second, eps, ADAM)
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(square))
+    for start in range(0, end, BLOCK_COLUMNS):
+        mask = start + column < fan_in
+        at = _offsets(size, row, start + column, DENSE, UNIT)
+        w = tl.load(w_at + at, mask=mask, other=0.0).to(tl.float32)
+        g = _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
+        m = tl.load(m_at + at, mask=mask, other=0.0)
+        d = decay * m + step * (g * scale - radial * w)
+        y = w * inverse
+        tl.store(w_at + at, (a * y + b * d).to(W), mask=mask)
+        tl.store(m_at + at, a * d + c * y, mask=mask)
+
+
+@triton.jit
+def _rescue_bits(largest):
+    """Exponent field of 1 where ``largest`` is in the safe range, else of the power that brings it to [1/2, 1)."""
+    bits = _power_bits(largest)
+    exponent = 127 - bits
+    safe = (exponent > -SAFE_EXPONENT) & (exponent <= SAFE_EXPONENT)
+    return tl.where(safe, 127, bits)
+
+
+@triton.jit
+def psi_step(
+    programs, sizes, addresses, lr, grad_scale, found_inf, momentum,
+    W: tl.constexpr, G: tl.constexpr, MOMENTUM: tl.constexpr, LR_TENSOR: tl.constexpr,
+    DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """PSI-SGD for BLOCK_ROWS rows a program."""
+    block, size, address = _of_program(programs, sizes, addresses)
+    live = _goes_on(found_inf)
+    row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    column = tl.arange(0, BLOCK_COLUMNS)
+    mask = ((row < tl.load(size)) & live)[:, None] & (column < _fan_in(size, UNIT))[None, :]
+    at = _offsets(size, row[:, None], column[None, :], DENSE, UNIT)
+    w_at = _pointer(address, 0, W, UNIT) + at
+    w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
+    g = tl.load(_pointer(address, 1, G, UNIT) + at, mask=mask, other=0.0)
+    rate = _rate(lr, address, 0.0, 0.0, live, LR_TENSOR, False)
+
+    # A power of two rounds nothing: the same point of the manifold, further from the end of the range.
+    bits = _rescue_bits(tl.max(tl.abs(w), axis=1))
+    scale = _power(bits)
+    w = w * scale[:, None]
+    step = -(rate * tl.sum(w * w, axis=1) * _power(254 - bits))[:, None] * _unscaled(g, grad_scale)
+    if MOMENTUM:
+        m_at = _pointer(address, 2, tl.float32, UNIT) + at
+        step += (momentum * scale)[:, None] * tl.load(m_at, mask=mask, other=0.0)
+        tl.store(m_at, step, mask=mask)
+    tl.store(w_at, (w + step).to(W), mask=mask)
+
+
+@triton.jit
+def psi_step_long(
+    programs, sizes, addresses, lr, grad_scale, found_inf, momentum,
+    W: tl.constexpr, G: tl.constexpr, MOMENTUM: tl.constexpr, LR_TENSOR: tl.constexpr,
+    DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The same for one row a program: read twice, and the weight once more where it is rescaled."""
+    row, size, address = _of_program(programs, sizes, addresses)
+    live = _goes_on(found_inf)
+    fan_in = _fan_in(size, UNIT)
+    end = tl.where(live, fan_in, 0)
+    column = tl.arange(0, BLOCK_COLUMNS)
+    w_at, g_at = _pointer(address, 0, W, UNIT), _pointer(address, 1, G, UNIT)
+    rate = _rate(lr, address, 0.0, 0.0, live, LR_TENSOR, False)
+
+    largest = tl.zeros([BLOCK_COLUMNS], tl.float32)
+    total = tl.zeros([BLOCK_COLUMNS], tl.float32)
+    for start in range(0, end, BLOCK_COLUMNS):
+        at = _offsets(size, row, start + column, DENSE, UNIT)
+        w = tl.load(w_at + at, mask=start + column < fan_in, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(w))
+        total += w * w
+    bits = _rescue_bits(tl.max(largest, axis=0))
+    scale = _power(bits)
+    if bits != 127:
+        total = tl.zeros([BLOCK_COLUMNS], tl.float32)
+        for start in range(0, end, BLOCK_COLUMNS):
+            at = _offsets(size, row, start + column, DENSE, UNIT)
+            w = tl.load(w_at + at, mask=start + column < fan_in, other=0.0).to(tl.float32) * scale
+            total += w * w
+    rate = rate * tl.sum(total, axis=0) * _power(254 - bits)
+    for start in range(0, end, BLOCK_COLUMNS):
+        mask = start + column < fan_in
+        at = _offsets(size, row, start + column, DENSE, UNIT)
+        w = tl.load(w_at + at, mask=mask, other=0.0).to(tl.float32) * scale
+        step = -rate * _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
+        if MOMENTUM:
+            m_at = _pointer(address, 2, tl.float32, UNIT) + at
+            step += momentum * scale * tl.load(m_at, mask=mask, other=0.0)
+            tl.store(m_at, step, mask=mask)
+        tl.store(w_at + at, (w + step).to(W), mask=mask)
