@@ -44,6 +44,10 @@ install() {
     cd "$root"
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     "$python" -m pip install -qq -r requirements.txt
+    # torch for CUDA brings the Triton that it is made for; any other needs one for the tests of the kernels alone
+    if "$python" -c 'import sys, torch; sys.exit(sys.platform != "linux" or torch.version.cuda is not None)'; then
+      "$python" -m pip install -qq 'triton>=3.5,<4' || say "No Triton for this machine: its tests will be skipped."
+    fi
     "$python" -m pip install -qq --no-deps -e .
   )
   printf '%s\n' "$want" >"$stamp"

@@ -1,1 +1,14 @@
 """Fused row updates: compiled on first use, never required."""
+
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from . import cpu as cpu
+from . import cuda as cuda
+
+
+def fused(p: Tensor, layout: dict[str, Any]) -> ModuleType | None:
+    """The module whose fused step takes ``p``, or None."""
+    return next((kernels for kernels in (cpu, cuda) if kernels.takes(p, layout)), None)

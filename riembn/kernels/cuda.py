@@ -125,12 +125,14 @@ def _launch(
     params = columns[0]
     device = params[0].device
     plan = _plan(device, columns, layout)
-    columns, given = [list(column) for column in columns], columns
+    used = [list(column) for column in columns]
     for c, i in plan.foreign:
-        columns[c][i] = torch.empty_like(params[i], dtype=plan.dtypes[c][i]).copy_(columns[c][i])
+        p = params[i]
+        alike = torch.empty_strided(p.shape, p.stride(), dtype=plan.dtypes[c][i], device=device)
+        used[c][i] = alike.copy_(columns[c][i])
     shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
     with _current(device):
-        addresses = _addresses(plan, columns)
+        addresses = _addresses(plan, used)
         for batch, (lines, aligned) in zip(plan.batches, addresses.use(), strict=True):
             columns_each, rows_each, warps = batch.tile
             getattr(kernels, name + "_long" * batch.long)[(batch.programs.numel(),)](
@@ -141,7 +143,7 @@ def _launch(
             )  # fmt: skip
     for c, i in plan.foreign:
         if c >= 2:
-            given[c][i].copy_(columns[c][i])
+            columns[c][i].copy_(used[c][i])
 
 
 @functools.cache
@@ -194,9 +196,7 @@ def _geometry(
             return None
         reach += (size - 1) * step
     numbering = _merged([(size, step) for size, step, entry in dims if not entry])
-    entries = _merged(
-        sorted(((size, step) for size, step, entry in dims if entry), key=lambda dim: -dim[1])
-    )
+    entries = _merged(sorted(((size, step) for size, step, entry in dims if entry), key=lambda dim: -dim[1]))
     if len(numbering) > 2 or len(entries) > 2:
         return None
     rows, fan_in = math.prod(n for n, _ in numbering), math.prod(n for n, _ in entries)

@@ -1,9 +1,9 @@
 """One step of SGD-G, Adam-G and PSI-SGD as Triton kernels: a row is read once, worked on in registers, written once.
 
-What a kernel is given: ``programs[i]`` is the tensor that program i works on; ``sizes`` has a line of `SIZES` integers a
-tensor (rows, fan-in, its first program, then strides: see `_offsets`); ``addresses`` has a line of `ADDRESSES` a tensor
-(weight, gradient, momentum, second moment, step count). ``*_long`` are for rows that do not fit into registers.
-Formulas: riembn/optim/reference.py.
+What a kernel is given: ``programs[i]`` is the tensor that program i works on; ``sizes`` has a line of `SIZES`
+integers a tensor (rows, fan-in, its first program, then strides: see `_offsets`); ``addresses`` has a line of
+`ADDRESSES` a tensor (weight, gradient, momentum, second moment, step count). ``*_long`` are for rows that do not fit
+into registers. Formulas: riembn/optim/reference.py.
 """
 
 import triton
@@ -49,10 +49,10 @@ def _offsets(size, row, column, DENSE: tl.constexpr, UNIT: tl.constexpr):
 
 @triton.jit
 def _goes_on(found_inf):
-    """False where the gradient scaler has found a gradient that is not finite: then nothing may change."""
-    live = tl.full([], 1, tl.int1)
+    """0 where the gradient scaler has found a gradient that is not finite: then nothing may change; else 1."""
+    live = tl.full([], 1, tl.int64)
     if found_inf is not None:
-        live = tl.load(found_inf) == 0
+        live = tl.where(tl.load(found_inf) == 0, live, 0)
     return live
 
 
@@ -86,7 +86,9 @@ def _cosine_sine(angle):
     x = rest.to(tl.float32)
     z = x * x
     sine = x + x * z * ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1)
-    cosine = 1 - 0.5 * z + z * z * ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2)
+    cosine = (
+        1 - 0.5 * z + z * z * ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2)
+    )
     quadrant = quarters.to(tl.int32) & 3
     odd = (quadrant & 1) != 0
     c = tl.where(odd, sine, cosine)
@@ -109,12 +111,14 @@ def _clipped(norm, unscale, grad_clip):
 
 
 @triton.jit
-def _coefficients(length, clipped_norm, v, live, rate, decay_second, keep_second, eps, ADAM: tl.constexpr):
+def _coefficients(length, clipped_norm, v, present, rate, decay_second, keep_second, eps, ADAM: tl.constexpr):
     """(a, b, c) with which w <- a y + b D and m <- a D + c y, D the new momentum of norm ``length``."""
     turn = length
     if ADAM:
-        second = decay_second * tl.load(v, mask=live, other=0.0) + keep_second * clipped_norm * clipped_norm
-        tl.store(v, second, mask=live)
+        second = (
+            decay_second * tl.load(v, mask=present, other=0.0) + keep_second * clipped_norm * clipped_norm
+        )
+        tl.store(v, second, mask=present)
         # with eps = 0 a row that never had a gradient stays where it is
         positive = second + eps > 0
         rate = tl.where(positive, tl.div_rn(rate, tl.sqrt_rn(tl.where(positive, second + eps, 1.0))), 0.0)
@@ -135,7 +139,7 @@ def _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR: tl.constexp
         rate = lr
     if ADAM:
         t = tl.load(tl.load(address + 4).to(tl.pointer_type(tl.float32)))
-        t = tl.where(live, t, 1.0)  # a first step that is skipped has count 0
+        t = tl.where(live > 0, t, 1.0)  # a first step that is skipped has count 0
         rate *= tl.sqrt_rn(_one_minus_power(log_decay_second, t)) / _one_minus_power(log_decay, t)
     return rate
 
@@ -152,7 +156,7 @@ def manifold_step(
     live = _goes_on(found_inf)
     row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK_COLUMNS)
-    present = (row < tl.load(size)) & live
+    present = row < tl.load(size) * live
     mask = present[:, None] & (column < _fan_in(size, UNIT))[None, :]
     at = _offsets(size, row[:, None], column[None, :], DENSE, UNIT)
     w_at = _pointer(address, 0, W, UNIT) + at
@@ -201,7 +205,7 @@ def manifold_step_long(
     row, size, address = _of_program(programs, sizes, addresses)
     live = _goes_on(found_inf)
     fan_in = _fan_in(size, UNIT)
-    end = tl.where(live, fan_in, 0)
+    end = fan_in * live
     column = tl.arange(0, BLOCK_COLUMNS)
     w_at, g_at = _pointer(address, 0, W, UNIT), _pointer(address, 1, G, UNIT)
     m_at = _pointer(address, 2, tl.float32, UNIT)
@@ -230,7 +234,7 @@ def manifold_step_long(
     lowest = tl.min(bits, axis=0)
     less = _power(tl.maximum(127 + lowest - bits, 0))
     scale, unscale = _power(lowest), _power(254 - lowest)
-    square = tl.where(live, tl.sum(ww, axis=0), 1.0)
+    square = tl.where(live > 0, tl.sum(ww, axis=0), 1.0)
     s_gg, s_mm = tl.sum(gg * less * less, axis=0), tl.sum(mm, axis=0)
     s_wg = tl.sum(wg * less, axis=0)
     radial = tl.div_rn(s_wg, square)
@@ -278,7 +282,7 @@ def manifold_step_long(
         length = tl.sqrt_rn(tl.sum(total * less * less, axis=0)) * _power(254 - lowest)
 
     v = _pointer(address, 3, tl.float32, 1) + row
-    a, b, c = _coefficients(length, norm * factor, v, live, rate, decay_second, keep_second, eps, ADAM)
+    a, b, c = _coefficients(length, norm * factor, v, live > 0, rate, decay_second, keep_second, eps, ADAM)
     inverse = tl.div_rn(1.0, tl.sqrt_rn(square))
     for start in range(0, end, BLOCK_COLUMNS):
         mask = start + column < fan_in
@@ -312,7 +316,7 @@ def psi_step(
     live = _goes_on(found_inf)
     row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK_COLUMNS)
-    mask = ((row < tl.load(size)) & live)[:, None] & (column < _fan_in(size, UNIT))[None, :]
+    mask = (row < tl.load(size) * live)[:, None] & (column < _fan_in(size, UNIT))[None, :]
     at = _offsets(size, row[:, None], column[None, :], DENSE, UNIT)
     w_at = _pointer(address, 0, W, UNIT) + at
     w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
@@ -341,7 +345,7 @@ def psi_step_long(
     row, size, address = _of_program(programs, sizes, addresses)
     live = _goes_on(found_inf)
     fan_in = _fan_in(size, UNIT)
-    end = tl.where(live, fan_in, 0)
+    end = fan_in * live
     column = tl.arange(0, BLOCK_COLUMNS)
     w_at, g_at = _pointer(address, 0, W, UNIT), _pointer(address, 1, G, UNIT)
     rate = _rate(lr, address, 0.0, 0.0, live, LR_TENSOR, False)

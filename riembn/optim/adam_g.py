@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
+from .loss_scaling import UNSCALED, LossScaling
 from .row_math import (
     RowScalars,
     add_orthogonality,
@@ -23,7 +25,7 @@ from .row_math import (
     store,
     tangents,
 )
-from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
+from .row_optimizer import RowOptimizer, check_range, chosen_path, layout, takes_on_device
 from .sharded import on_local_rows
 
 __all__ = ["AdamG"]
@@ -93,28 +95,37 @@ class AdamG(RowOptimizer):
         check_range("AdamG", "grad_clip", group["grad_clip"], 0, math.inf, none=True)
         check_range("AdamG", "alpha", group["alpha"], 0, math.inf)
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        grads = [dense_grad(p, "AdamG") for p in params]
-        steps: list[int] = []
-        for p in params:
-            step = self.state[p].setdefault("step", torch.zeros((), dtype=torch.float32))
-            step += 1
-            steps.append(int(step))
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
+    ) -> None:
         adam_g(
             params,
             grads,
             [self._state(p, "exp_avg") for p in params],
             [self._row_state(p, "exp_avg_sq", group) for p in params],
-            steps,
+            self._steps(params, group, scaling),
             layout=layout(group),
             foreach=group["foreach"],
             fused=group["fused"],
+            scaling=scaling,
             lr=group["lr"],
             betas=group["betas"],
             eps=group["eps"],
             grad_clip=group["grad_clip"],
             alpha=group["alpha"],
         )
+
+    def _steps(self, params: list[Tensor], group: dict[str, Any], scaling: LossScaling) -> list[Tensor]:
+        """The step counts, this step included; on the device where a kernel reads them, else on the host."""
+        steps = []
+        for p in params:
+            device = p.device if takes_on_device(group, p) else torch.device("cpu")
+            count = self.state[p].get("step")
+            count = torch.zeros((), dtype=torch.float32, device=device) if count is None else count
+            self.state[p]["step"] = count.to(device, torch.float32, non_blocking=device.type == "cuda")
+            steps.append(self.state[p]["step"])
+        scaling.advance(steps)
+        return steps
 
 
 @on_local_rows
@@ -123,11 +134,12 @@ def adam_g(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[int],
+    steps: list[Tensor],
     *,
     layout: dict[str, Any],
     foreach: bool | None = None,
     fused: bool | None = None,
+    scaling: LossScaling = UNSCALED,
     lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
@@ -135,7 +147,11 @@ def adam_g(
     alpha: float,
 ) -> None:
     """One step of Adam-G on lists of weights, gradients and moments, in place; see `AdamG`."""
-    paths = _single_tensor_adam_g, _multi_tensor_adam_g, _fused_adam_g
+    paths: tuple[Any, Any, Any] = (
+        _single_tensor_adam_g,
+        _multi_tensor_adam_g,
+        partial(_fused_adam_g, scaling=scaling),
+    )
     chosen_path(paths, foreach, fused)(
         params, grads, exp_avgs, exp_avg_sqs, steps, layout, lr, betas, eps, grad_clip, alpha
     )
@@ -146,7 +162,7 @@ def _single_tensor_adam_g(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[int],
+    steps: list[Tensor],
     layout: dict[str, Any],
     lr: float | Tensor,
     betas: tuple[float, float],
@@ -183,7 +199,7 @@ def _multi_tensor_adam_g(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[int],
+    steps: list[Tensor],
     layout: dict[str, Any],
     lr: float | Tensor,
     betas: tuple[float, float],
@@ -227,25 +243,31 @@ def _fused_adam_g(
     grads: list[Tensor],
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
-    steps: list[int],
+    steps: list[Tensor],
     layout: dict[str, Any],
     lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
     grad_clip: float | None,
     alpha: float,
+    scaling: LossScaling,
 ) -> None:
     taken, left = fused_batches(params, grads, [exp_avgs, exp_avg_sqs, steps], layout)
-    for ps, gs, ms, vs, ts in taken:
-        gs = add_orthogonality(ps, gs, alpha, layout) if alpha else gs
-        rates = [float(lr) * _bias_correction(betas, t) for t in ts]
-        cpu.adam_g(ps, gs, ms, vs, rates, layout, betas, eps, grad_clip)
+    for kernels, (ps, gs, ms, vs, ts) in taken:
+        gs = add_orthogonality(ps, gs, alpha, layout, scaling.grad_scale) if alpha else gs
+        if kernels is cpu:
+            rates = [float(lr) * _bias_correction(betas, t) for t in ts]
+            cpu.adam_g(ps, gs, ms, vs, rates, layout, betas, eps, grad_clip)
+        else:
+            ts = [t.to(p.device, non_blocking=True) for p, t in zip(ps, ts, strict=True)]
+            kernels.adam_g(ps, gs, ms, vs, ts, layout, lr, betas, eps, grad_clip, *scaling)
     ps, gs, ms, vs, ts = left
     if ps:
         _multi_tensor_adam_g(ps, gs, ms, vs, ts, layout, lr, betas, eps, grad_clip, alpha)
 
 
-def _bias_correction(betas: tuple[float, float], t: int) -> float:
+def _bias_correction(betas: tuple[float, float], step: Tensor) -> float:
+    t = int(step)
     return math.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t)
 
 

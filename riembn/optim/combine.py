@@ -92,9 +92,20 @@ class Combined(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._link()
+        scaling = {name: getattr(self, name) for name in ("grad_scale", "found_inf") if hasattr(self, name)}
         for part in self.parts:
-            part.step()
+            vars(part).update(scaling)
+            try:
+                part.step()
+            finally:
+                for name in scaling:
+                    delattr(part, name)
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Asked by `torch.amp.GradScaler`: whether every part divides by its scale and skips by itself."""
+        return all(getattr(part, "_step_supports_amp_scaling", False) for part in self.parts)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `torch.optim.Optimizer.load_state_dict`.

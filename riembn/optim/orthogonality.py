@@ -28,16 +28,16 @@ def orthogonality_grad(rows: Tensor, alpha: float | Tensor, *, among: Tensor | N
     r"""The gradient of :math:`L^O`, :math:`2\alpha\,(YY^\top Y - Y)`.
 
     Args:
-        rows: Unit rows Y, shape ``(rows, fan_in)``.
+        rows: Unit rows Y, shape ``(..., rows, fan_in)``: one matrix, or several of one shape.
         alpha: Weight of the regularizer.
         among: All rows, where ``rows`` are only some of them: their part of the gradient is returned.
 
     Returns:
-        Shape ``(rows, fan_in)``. Formed through the smaller of the two Gram matrices.
+        The shape of ``rows``. Formed through the smaller of the two Gram matrices.
 
     Source: Cho and Lee (2017), arXiv:1709.09603; their released code adds the same to the gradient.
     """
     among = rows if among is None else among
-    few_rows = among.shape[0] <= among.shape[1]
+    few_rows = among.shape[-2] <= among.shape[-1]
     product = (rows @ among.mT) @ among if few_rows else rows @ (among.mT @ among)
     return (product - rows) * (2 * alpha)

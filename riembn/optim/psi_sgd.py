@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
+from .loss_scaling import UNSCALED, LossScaling
 from .reference import SAFE_EXPONENT
 from .row_math import (
     RowScalars,
@@ -19,7 +21,7 @@ from .row_math import (
     fused_batches,
     store,
 )
-from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
+from .row_optimizer import RowOptimizer, check_range, chosen_path, layout
 from .sharded import on_local_rows
 
 __all__ = ["PSISGD"]
@@ -75,15 +77,18 @@ class PSISGD(RowOptimizer):
         super()._check_options(group)
         check_range("PSISGD", "momentum", group["momentum"], 0, 1, open_high=True)
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
+    ) -> None:
         momentum = group["momentum"]
         psi_sgd(
             params,
-            [dense_grad(p, "PSISGD") for p in params],
+            grads,
             [self._state(p, "momentum_buffer") for p in params] if momentum else None,
             layout=layout(group),
             foreach=group["foreach"],
             fused=group["fused"],
+            scaling=scaling,
             lr=group["lr"],
             momentum=momentum,
         )
@@ -98,11 +103,16 @@ def psi_sgd(
     layout: dict[str, Any],
     foreach: bool | None = None,
     fused: bool | None = None,
+    scaling: LossScaling = UNSCALED,
     lr: float | Tensor,
     momentum: float,
 ) -> None:
     """One step of PSI-SGD on lists of weights, gradients and momentum buffers, in place; see `PSISGD`."""
-    paths = _single_tensor_psi_sgd, _multi_tensor_psi_sgd, _fused_psi_sgd
+    paths: tuple[Any, Any, Any] = (
+        _single_tensor_psi_sgd,
+        _multi_tensor_psi_sgd,
+        partial(_fused_psi_sgd, scaling=scaling),
+    )
     chosen_path(paths, foreach, fused)(params, grads, momentum_buffers, layout, lr, momentum)
 
 
@@ -161,11 +171,15 @@ def _fused_psi_sgd(
     layout: dict[str, Any],
     lr: float | Tensor,
     momentum: float,
+    scaling: LossScaling,
 ) -> None:
     states = [] if momentum_buffers is None else [momentum_buffers]
     taken, left = fused_batches(params, grads, states, layout)
-    for ps, gs, *ms in taken:
-        cpu.psi_sgd(ps, gs, ms[0] if ms else None, layout, float(lr), momentum)
+    for kernels, (ps, gs, *ms) in taken:
+        if kernels is cpu:
+            cpu.psi_sgd(ps, gs, ms[0] if ms else None, layout, float(lr), momentum)
+        else:
+            kernels.psi_sgd(ps, gs, ms[0] if ms else None, layout, lr, momentum, *scaling)
     if left[0]:
         _multi_tensor_psi_sgd(left[0], left[1], left[2] if states else None, layout, lr, momentum)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import from_rows, row_view, to_rows
-from ..kernels import cpu
+from ..kernels import cpu, fused
 from .orthogonality import orthogonality_grad
 
 Along = tuple[int, ...]
@@ -143,32 +143,51 @@ def tangents(
 
 def fused_batches(
     params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Sequence[Any]], layout: dict[str, Any]
-) -> tuple[list[list[list[Any]]], list[list[Any]]]:
-    """Which weights the compiled step takes, with their gradients and states, and which are left.
+) -> tuple[list[tuple[Any, list[list[Any]]]], list[list[Any]]]:
+    """Which weights the fused steps take, with their gradients and states, and which are left.
 
     Returns:
-        One entry for each type of the weights taken, and one for all others: lists of the parameters, of the
-        gradients, and of each kind of state.
+        For each call of a fused step its module in `riembn.kernels` and lists of the parameters, of the gradients,
+        and of each kind of state; and these lists of all that is left.
     """
-    taken: dict[torch.dtype, list[list[Any]]] = {}
+    taken: dict[Any, list[list[Any]]] = {}
     left: list[list[Any]] = [[] for _ in range(2 + len(states))]
     for p, g, *kept in zip(params, grads, *states, strict=True):
-        columns = taken.setdefault(p.dtype, [[] for _ in left]) if cpu.takes(p, layout) else left
+        kernels = fused(p, layout)
+        kind = kernels, p.device, p.dtype if kernels is cpu else None
+        columns = taken.setdefault(kind, [[] for _ in left]) if kernels else left
         for column, value in zip(columns, (p, g, *kept), strict=True):
             column.append(value)
-    return list(taken.values()), left
+    return [(kernels, columns) for (kernels, *_), columns in taken.items()], left
 
 
 def add_orthogonality(
-    params: Sequence[Tensor], grads: Sequence[Tensor], alpha: float, layout: dict[str, Any]
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    alpha: float,
+    layout: dict[str, Any],
+    grad_scale: Tensor | None = None,
 ) -> list[Tensor]:
-    """The gradients plus those of L^O at the parameters, whose rows are brought to unit norm on the way."""
-    summed = []
-    for p, g in zip(params, grads, strict=True):
-        view, along = row_view(p, **layout)
-        view.div_(torch.linalg.vector_norm(view, dim=along, keepdim=True))
-        term = from_rows(orthogonality_grad(to_rows(p, **layout), alpha), p, **layout)
-        summed.append(g + term)
+    """The gradients plus those of L^O at the unit rows of the parameters (times ``grad_scale``, as theirs are).
+
+    On a CUDA device the weights of one shape share their matrix products, which run in TF32 where torch allows it
+    (`torch.set_float32_matmul_precision`).
+    """
+    shared: dict[Any, list[int]] = {}
+    rows = [to_rows(p, **layout).to(compute_dtype(p.dtype)) for p in params]
+    for i, (p, matrix) in enumerate(zip(params, rows, strict=True)):
+        shared.setdefault(
+            (p.device, matrix.dtype, matrix.shape, i if p.device.type == "cpu" else None), []
+        ).append(i)
+    summed = list(grads)
+    for members in shared.values():
+        y = torch.stack([rows[i] for i in members])
+        y /= torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        terms = orthogonality_grad(y, alpha)
+        if grad_scale is not None:
+            terms *= grad_scale.to(terms.device)
+        for i, term in zip(members, terms, strict=True):
+            summed[i] = grads[i] + from_rows(term, params[i], **layout)
     return summed
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from .. import kernels
 from ..geometry import row_view
-from ..kernels import cpu
 from . import joint
+from .loss_scaling import UNSCALED, LossScaling
 from .row_math import compute_dtype
 from .sharded import local, on_local_rows, placed_as, row_zeros, whole
 
@@ -90,16 +91,37 @@ class RowOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        scaling = LossScaling.of(self)
+        if scaling.found_inf is not None and not self._step_supports_amp_scaling and scaling.skips():
+            return loss
         for group in self.param_groups:
             if group.get("joint"):
-                moving = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
-                with joint.as_rows(self, moving, layout(group)) as rows:
-                    self._step_group({**group, **LAYOUT}, rows)
+                pairs = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
+                with joint.as_rows(self, pairs, layout(group)) as rows:
+                    self._step_rows({**group, **LAYOUT}, rows, scaling)
             else:
-                self._step_group(group, [p for p in group["params"] if p.grad is not None and p.numel()])
+                moving = [p for p in group["params"] if p.grad is not None and p.numel()]
+                self._step_rows(group, moving, scaling)
         return loss
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Asked by `torch.amp.GradScaler`: whether it may leave its scale and its verdict to the kernels unread."""
+        return all(
+            not group.get("joint") and all(takes_on_device(group, p) for p in group["params"] if p.numel())
+            for group in self.param_groups
+        )
+
+    def _step_rows(self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling) -> None:
+        grads = [dense_grad(p, type(self).__name__) for p in params]
+        if scaling.grad_scale is not None and not all(takes_on_device(group, p) for p in params):
+            grads, scaling = scaling.divide(grads), UNSCALED
+        self._step_group(group, params, grads, scaling)
+
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
+    ) -> None:
+        """One step of ``params``; ``scaling`` says something only where the CUDA kernels take all of them."""
         raise NotImplementedError
 
     def _check_options(self, group: dict[str, Any]) -> None:
@@ -126,10 +148,11 @@ class RowOptimizer(Optimizer):
         view, along = row_view(whole(p.detach()), **layout(group))
         if not p.numel():
             return
-        if group["fused"] and not cpu.takes(local(p.detach()), layout(group)):
+        if group["fused"] and kernels.fused(local(p.detach()), layout(group)) is None:
+            taken = kernels.cpu.TAKEN if p.device.type == "cpu" else kernels.cuda.TAKEN
             raise ValueError(
                 f"{name}: fused=True, but parameter {which}, shape {shape}, {p.dtype} on {p.device.type}, is not one "
-                f"the fused step takes ({cpu.TAKEN}); leave fused=None, which takes the fastest path there is."
+                f"the fused step takes ({taken}); leave fused=None, which takes the fastest path there is."
             )
         norms = torch.linalg.vector_norm(view, dim=along, dtype=compute_dtype(p.dtype))
         bad = torch.nonzero((norms.flatten() == 0) | ~norms.flatten().isfinite())
@@ -188,9 +211,19 @@ def layout(group: dict[str, Any]) -> dict[str, Any]:
 def chosen_path(paths: tuple[_Path, _Path, _Path], foreach: bool | None, fused: bool | None) -> _Path:
     """The single-tensor, foreach or fused implementation: what is asked for, or else the fastest."""
     single_tensor, multi_tensor, fused_step = paths
-    if fused or (fused is None and foreach is None and not torch.compiler.is_compiling()):
+    if wants_fused(foreach, fused):
         return fused_step  # leaves to foreach what it cannot take
     return single_tensor if foreach is False else multi_tensor
+
+
+def wants_fused(foreach: bool | None, fused: bool | None) -> bool:
+    """Whether the fused step is asked for, or may be chosen."""
+    return bool(fused or (fused is None and foreach is None and not torch.compiler.is_compiling()))
+
+
+def takes_on_device(group: dict[str, Any], p: Tensor) -> bool:
+    """Whether the kernels on a CUDA device take ``p``: then the host need know nothing of its step."""
+    return wants_fused(group["foreach"], group["fused"]) and kernels.cuda.takes(local(p), layout(group))
 
 
 def check_range(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
+from .loss_scaling import UNSCALED, LossScaling
 from .row_math import (
     RowScalars,
     add_orthogonality,
@@ -23,7 +25,7 @@ from .row_math import (
     store,
     tangents,
 )
-from .row_optimizer import RowOptimizer, check_range, chosen_path, dense_grad, layout
+from .row_optimizer import RowOptimizer, check_range, chosen_path, layout
 from .sharded import on_local_rows
 
 __all__ = ["SGDG"]
@@ -100,14 +102,17 @@ class SGDG(RowOptimizer):
         check_range("SGDG", "grad_clip", group["grad_clip"], 0, math.inf, none=True)
         check_range("SGDG", "alpha", group["alpha"], 0, math.inf)
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
+    ) -> None:
         sgd_g(
             params,
-            [dense_grad(p, "SGDG") for p in params],
+            grads,
             [self._state(p, "momentum_buffer") for p in params],
             layout=layout(group),
             foreach=group["foreach"],
             fused=group["fused"],
+            scaling=scaling,
             lr=group["lr"],
             momentum=group["momentum"],
             grad_clip=group["grad_clip"],
@@ -124,13 +129,18 @@ def sgd_g(
     layout: dict[str, Any],
     foreach: bool | None = None,
     fused: bool | None = None,
+    scaling: LossScaling = UNSCALED,
     lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,
     alpha: float,
 ) -> None:
     """One step of SGD-G on lists of weights, gradients and momentum buffers, in place; see `SGDG`."""
-    paths = _single_tensor_sgd_g, _multi_tensor_sgd_g, _fused_sgd_g
+    paths: tuple[Any, Any, Any] = (
+        _single_tensor_sgd_g,
+        _multi_tensor_sgd_g,
+        partial(_fused_sgd_g, scaling=scaling),
+    )
     chosen_path(paths, foreach, fused)(
         params, grads, momentum_buffers, layout, lr, momentum, grad_clip, alpha
     )
@@ -204,11 +214,15 @@ def _fused_sgd_g(
     momentum: float,
     grad_clip: float | None,
     alpha: float,
+    scaling: LossScaling,
 ) -> None:
     taken, left = fused_batches(params, grads, [momentum_buffers], layout)
-    for ps, gs, ms in taken:
-        gs = add_orthogonality(ps, gs, alpha, layout) if alpha else gs
-        cpu.sgd_g(ps, gs, ms, layout, float(lr), momentum, grad_clip)
+    for kernels, (ps, gs, ms) in taken:
+        gs = add_orthogonality(ps, gs, alpha, layout, scaling.grad_scale) if alpha else gs
+        if kernels is cpu:
+            cpu.sgd_g(ps, gs, ms, layout, float(lr), momentum, grad_clip)
+        else:
+            kernels.sgd_g(ps, gs, ms, layout, lr, momentum, grad_clip, *scaling)
     ps, gs, ms = left
     if ps:
         _multi_tensor_sgd_g(ps, gs, ms, layout, lr, momentum, grad_clip, alpha)

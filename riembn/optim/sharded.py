@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import from_rows, row_count, to_rows
+from .loss_scaling import UNSCALED
 from .orthogonality import orthogonality_grad
 from .row_math import compute_dtype
 
@@ -85,8 +86,10 @@ def on_local_rows(step: Callable[..., None]) -> Callable[..., None]:
                     keep_part(column[i], moved[0])
         if rows and alpha:  # gathers, so a device without rows takes part as well
             grads = list(columns[0])
+            scale = options.get("scaling", UNSCALED).grad_scale
             for i in rows:
-                grads[i] = local(grads[i]) + _orthogonality_term(params[i], alpha, layout)
+                term = _orthogonality_term(params[i], alpha, layout)
+                grads[i] = local(grads[i]) + (term if scale is None else term * scale)
             columns, options = (grads, *columns[1:]), {**options, "alpha": 0}
         if rows := [i for i in rows if local(params[i]).numel()]:
             step(*some(rows, local), **options)

@@ -1,0 +1,427 @@
+"""The fused step on a CUDA device equals the float64 reference: on a GPU where there is one, else interpreted."""
+
+import copy
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from riembn.kernels import cpu, cuda
+from riembn.optim import PSISGD, SGDG, AdamG, Combined, reference
+from riembn.optim.sgd_g import sgd_g
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"  # without a GPU conftest.py has Triton interpret its kernels
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not GPU, reason="no CUDA device")]
+CHANNEL = dict(row_dim=0, conv_groups=1, channels_per_row=1)
+METHODS = {
+    "sgd-g": (SGDG, dict(lr=0.2, momentum=0.9, grad_clip=0.1)),
+    "adam-g": (AdamG, dict(lr=0.05, betas=(0.9, 0.99), eps=1e-8, grad_clip=0.1)),
+    "psi-sgd": (PSISGD, dict(lr=0.05, momentum=0.9)),
+}
+ON_SPHERE = ["sgd-g", "adam-g"]
+# shapes and layout of the weights of one group
+WEIGHTS = {
+    "sizes of every kind": ([(5, 7), (3, 64), (2, 130), (1, 1), (0, 3), (1, 1030)], CHANNEL),
+    "convolutions": ([(3, 2, 3, 3), (5, 1, 3, 3), (4, 8, 1, 1)], CHANNEL),
+    "transposed convolution": ([(4, 6, 3, 3)], dict(CHANNEL, row_dim=1)),
+    "its groups": ([(6, 4, 3, 3)], dict(CHANNEL, row_dim=1, conv_groups=2)),
+    "its blocks": ([(6, 4, 3, 3)], dict(row_dim=1, conv_groups=2, channels_per_row=2)),
+    "blocks of channels": ([(6, 5)], dict(CHANNEL, channels_per_row=3)),
+    "one vector": ([(3, 2, 2)], dict(CHANNEL, channels_per_row=None)),
+}
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    """The kernels take what is on the processor, too, where that is all there is."""
+    if not GPU:
+        if not cuda._kernels().triton.knobs.runtime.interpret:
+            pytest.skip("TRITON_INTERPRET=1 was not set in time")
+        monkeypatch.setattr(cpu, "takes", lambda p, layout: False)
+        monkeypatch.setattr(cuda, "takes", lambda p, layout: _could_take(p, layout))
+    with np.errstate(
+        all="ignore"
+    ):  # the interpreter's numpy warns of infinities that a kernel then leaves aside
+        yield
+
+
+def _could_take(p, layout):
+    return p.dtype in cuda._TYPES and cuda._geometry(p.shape, p.stride(), **layout) is not None
+
+
+@pytest.fixture
+def short_registers(monkeypatch):
+    """Rows of more than eight entries are read in pieces of sixteen."""
+    monkeypatch.setattr(cuda, "TILES", [(8, 4, 1)])
+    monkeypatch.setattr(cuda, "PIECE", (16, 1, 1))
+
+
+def make(shapes, dtype=torch.float32, seed=0, memory_format=torch.contiguous_format):
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.randn(shape, generator=generator).to(DEVICE, dtype) for shape in shapes]
+    return [
+        torch.nn.Parameter(w.to(memory_format=memory_format) if w.dim() == 4 else w) for w in made
+    ], generator
+
+
+def against_reference(
+    method, shapes, layout=CHANNEL, steps=3, tolerance=1e-5, size=0.1, radial=0.0, dtype=torch.float32,
+    memory_format=torch.contiguous_format, **changes,
+):  # fmt: skip
+    """Steps with random gradients of about ``size``, plus ``radial`` times as much along the weight."""
+    optimizer_class, options = METHODS[method]
+    options = {**options, **changes}
+    params, generator = make(shapes, dtype, memory_format=memory_format)
+    optimizer = optimizer_class([{"params": params, **layout}], **options)
+    assert not params or optimizer._step_supports_amp_scaling  # that is, the kernels take all
+    expected = [p.detach().double().cpu() for p in params]
+    states = [{} for _ in params]
+    for t in range(1, steps + 1):
+        for i, p in enumerate(params):
+            g = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            if radial:
+                g += radial * expected[i]
+            p.grad = (size * g).to(p)
+            expected[i], states[i] = reference.step_rows(
+                method, expected[i], p.grad.double().cpu(), states[i], t=t, **layout, **options
+            )
+        before = [p.grad.clone() for p in params]
+        optimizer.step()
+        assert all(torch.equal(p.grad, g) for p, g in zip(params, before, strict=True))
+    for p, w, state in zip(params, expected, states, strict=True):
+        torch.testing.assert_close(p.detach().double().cpu(), w, rtol=tolerance, atol=tolerance)
+        for key, value in state.items() if p.numel() else ():
+            found = optimizer.state[p][key]
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found.double().cpu(), value, rtol=tolerance, atol=tolerance)
+    return params, optimizer
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_layout_equals_reference(method, weights, memory_format):
+    shapes, layout = WEIGHTS[weights]
+    if memory_format == torch.channels_last and not any(len(shape) == 4 for shape in shapes):
+        pytest.skip("the same in every memory format")
+    against_reference(method, shapes, layout, steps=2, memory_format=memory_format)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_read_in_pieces_equal_reference(method, weights, short_registers):
+    shapes, layout = WEIGHTS[weights]
+    against_reference(method, [s for s in shapes if math.prod(s) < 500], layout, steps=2)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("radial", [0.0, 100.0])
+@pytest.mark.parametrize("size", [0.0, 1e-41, 1e-25, 1e18, 1e30])
+@pytest.mark.parametrize("method", ON_SPHERE)
+def test_extreme_gradients_equal_reference(method, size, radial, pieces, request):
+    if pieces:
+        request.getfixturevalue("short_registers")
+    changes = {"eps": 0.0} if method == "adam-g" and size > 1 else {}
+    tolerance = 1e-2 if size == 1e-41 and method == "adam-g" else 1e-4 if radial else 1e-5
+    params, _ = against_reference(
+        method, [(4, 33)], size=size, radial=radial, steps=2, tolerance=tolerance, **changes
+    )
+    assert ((params[0].detach().double().norm(dim=1) - 1).abs() < 1e-6).all()
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("method", ON_SPHERE)
+def test_unclipped_equals_reference(method, pieces, request):
+    if pieces:
+        request.getfixturevalue("short_registers")
+    against_reference(method, [(3, 20), (2, 5)], grad_clip=None, size=1.0, lr=0.01)
+
+
+def test_a_step_against_the_momentum_loses_no_digits(short_registers):
+    # In pieces |momentum m - lr h| comes from dot products, which here cancel.
+    p = torch.nn.Parameter(torch.eye(20, device=DEVICE)[:1].clone())
+    optimizer = SGDG([p], lr=1.0, momentum=0.5, grad_clip=None)
+    p.grad = -torch.eye(20, device=DEVICE)[1:2]
+    optimizer.step()  # turns by 1; the momentum is then a unit vector
+    m = optimizer.state[p]["momentum_buffer"].clone()
+    p.grad = 0.5001 * m
+    before = p.detach().double().clone()
+    optimizer.step()
+    turn = (p.detach().double() - before).norm().item()
+    assert turn == pytest.approx(1e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "angle", [0.0, 1e-30, 1e-3, 1.0, math.pi, 4.0, 2 * math.pi, 7.0, 100.5, 12345.6, 1e6]
+)
+def test_any_angle_ends_where_it_should(angle):
+    g = torch.tensor([[5.0, -angle, 0.0]])
+    p = torch.nn.Parameter(torch.tensor([[1.0, 0.0, 0.0]], device=DEVICE))
+    optimizer = SGDG([p], lr=1.0, momentum=0.0, grad_clip=None)
+    p.grad = g.to(DEVICE)
+    optimizer.step()
+    turn = float(g[0, 1].abs())
+    expected = torch.tensor([[math.cos(turn), math.sin(turn), 0.0]])
+    torch.testing.assert_close(p.detach().cpu(), expected, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS)
+def test_half_precision_weights_equal_reference(method, dtype):
+    against_reference(method, [(3, 16), (2, 9), (2, 64)], steps=2, tolerance=2e-2, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_gradients_of_another_type_than_their_weight(dtype):
+    params, generator = make([(3, 16), (2, 9)])
+    params = [torch.nn.functional.normalize(p.detach(), dim=1) for p in params]
+    grads = [torch.randn(p.shape, generator=generator).to(DEVICE, dtype) for p in params]
+    momenta = [torch.zeros_like(p) for p in params]
+    options = METHODS["sgd-g"][1]
+    expected = [
+        reference.step_rows("sgd-g", p.cpu(), g.cpu(), {}, **options)
+        for p, g in zip(params, grads, strict=True)
+    ]
+    sgd_g(params, grads, momenta, layout=CHANNEL, alpha=0.0, **options)
+    for p, m, (w, state) in zip(params, momenta, expected, strict=True):
+        torch.testing.assert_close(p.double().cpu(), w, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(m.double().cpu(), state["momentum_buffer"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ON_SPHERE)
+def test_regularizer_equals_reference(method):
+    shapes = [(4, 6), (4, 6), (6, 4), (2, 3, 2, 2)]
+    optimizer_class, options = METHODS[method]
+    params, generator = make(shapes)
+    optimizer = optimizer_class(params, alpha=0.3, **options)
+    expected = [p.detach().double().cpu() for p in params]
+    for i, p in enumerate(params):
+        p.grad = 0.1 * torch.randn(p.shape, generator=generator).to(DEVICE)
+        expected[i], _ = reference.step_rows(
+            method, expected[i], p.grad.double().cpu(), {}, alpha=0.3, **options
+        )
+    optimizer.grad_scale = torch.tensor(4.0, device=DEVICE)
+    for p in params:
+        p.grad *= 4
+    optimizer.step()
+    for p, w in zip(params, expected, strict=True):
+        torch.testing.assert_close(p.detach().double().cpu(), w, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_learning_rate_on_the_device(method):
+    optimizer_class, options = METHODS[method]
+    results = []
+    for lr in (options["lr"], torch.tensor(options["lr"], device=DEVICE)):
+        (p,), generator = make([(4, 10)])
+        optimizer = optimizer_class([p], **{**options, "lr": lr})
+        p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+        optimizer.step()
+        results.append(p.detach())
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_changes_where_a_gradient_overflowed(method, pieces, request):
+    if pieces:
+        request.getfixturevalue("short_registers")
+    optimizer_class, options = METHODS[method]
+    (p,), generator = make([(3, 20)])
+    optimizer = optimizer_class([p], **options)
+    for step in range(3):
+        p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+        if step != 1:
+            p.grad[1, 2] = math.nan
+        before = p.detach().clone(), copy.deepcopy(optimizer.state_dict()["state"])
+        optimizer.found_inf = torch.tensor(float(step != 1), device=DEVICE)
+        optimizer.grad_scale = torch.tensor(8.0, device=DEVICE)
+        optimizer.step()
+        assert torch.equal(p, before[0]) == (step != 1)
+        for key, value in before[1].get(0, {}).items():
+            assert torch.equal(value, optimizer.state[p][key]) == (step != 1)
+    if method == "adam-g":
+        assert optimizer.state[p]["step"].item() == 1
+
+
+@pytest.mark.parametrize("rest_fused", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_scaler_changes_nothing_but_the_range(method, rest_fused):
+    optimizer_class, options = METHODS[method]
+    results = []
+    for scaled in (False, True):
+        (p, q), generator = make([(3, 20), (4, 5)])
+        rest = torch.optim.SGD([q], lr=0.1, momentum=0.9, fused=rest_fused)
+        optimizer = Combined(optimizer_class([p], **options), rest)
+        scaler = torch.amp.GradScaler(DEVICE, init_scale=2.0**10, growth_interval=1, enabled=scaled)
+        assert optimizer._step_supports_amp_scaling == rest_fused
+        for step in range(4):
+            optimizer.zero_grad()
+            direction = torch.randn(3, 20, generator=generator).to(DEVICE)
+            loss = (p * direction).sum() + q.sum()
+            if step == 2:
+                if not scaled:
+                    continue
+                loss = loss * math.inf
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert not hasattr(optimizer.parts[0], "found_inf")
+        assert not scaled or scaler.get_scale() == 2.0**12
+        results.append([p, q, *(s for state in optimizer.state.values() for s in state.values())])
+    assert len(results[0]) == len(results[1])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_state_moves_to_and_from_the_other_paths(method):
+    optimizer_class, options = METHODS[method]
+    (p,), generator = make([(4, 10)])
+    (q,), _ = make([(4, 10)])
+    fused, lists = optimizer_class([p], **options), optimizer_class([q], foreach=True, **options)
+    for step in range(6):
+        p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+        q.grad = p.grad.clone()
+        for optimizer in (fused, lists):
+            optimizer.step()
+        if step in (1, 3):
+            a, b = copy.deepcopy(fused.state_dict()), copy.deepcopy(lists.state_dict())
+            for saved, group in ((b, fused.param_groups[0]), (a, lists.param_groups[0])):
+                saved["param_groups"][0]["foreach"] = group["foreach"]
+            fused.load_state_dict(b)
+            lists.load_state_dict(a)
+    torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_momentum_in_another_order_than_the_weight_is_kept():
+    shape = (3, 2, 3, 3)
+    (p,), generator = make([shape], memory_format=torch.channels_last)
+    (q,), _ = make([shape])
+    a, b = SGDG([p]), SGDG([q])
+    for _ in range(2):
+        g = torch.randn(shape, generator=generator).to(DEVICE)
+        p.grad, q.grad = g, g.clone()
+        for optimizer in (a, b):
+            optimizer.step()
+        state = a.state[p]
+        state["momentum_buffer"] = state["momentum_buffer"].contiguous()
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+def test_new_addresses_are_found():
+    (p,), generator = make([(4, 10)])
+    (q,), _ = make([(4, 10)])
+    a, b = SGDG([p]), SGDG([q], foreach=True)
+    kept = []
+    for _ in range(3):
+        p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+        q.grad = p.grad.clone()
+        kept.append(p.grad)
+        p.data = p.data.clone()
+        for optimizer in (a, b):
+            optimizer.step()
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+
+
+def test_launches_are_few():
+    shapes = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3), (256, 128, 3, 3)]
+    shapes += [(256, 256, 3, 3), (512, 256, 3, 3), *[(512, 512, 3, 3)] * 3, (512, 512)]
+    params = [torch.empty(shape) for shape in shapes]
+    batches = cuda._plan(params[0].device, [params, params, params], CHANNEL).batches
+    assert len(batches) == 5
+    assert sorted(i for batch in batches for i in batch.members) == list(range(len(shapes)))
+    for batch in batches:
+        assert batch.programs.numel() == sum(-(-shapes[i][0] // batch.tile[1]) for i in batch.members)
+
+
+@pytest.mark.parametrize(
+    "p, layout",
+    [
+        (torch.randn(4, 1).expand(4, 3), CHANNEL),  # entries that share an address
+        (torch.randn(8, 4, 6, 3)[:, ::2, ::2, ::2], CHANNEL),  # three strides along a row
+        (torch.randn(0, 4), CHANNEL),
+    ],
+)
+def test_what_two_strides_do_not_reach_is_left(p, layout):
+    assert cuda._geometry(p.shape, p.stride(), **layout) is None
+
+
+def test_gaps_between_rows_and_entries_are_stepped_over():
+    whole = torch.randn(4, 6, 6, device=DEVICE)
+    p = torch.nn.Parameter(whole[:, :, ::2])
+    kept = whole[:, :, 1::2].clone()
+    q = torch.nn.Parameter(p.detach().clone())
+    a, b = SGDG([p]), SGDG([q], foreach=True)
+    p.grad = torch.randn(4, 6, 3, device=DEVICE)
+    q.grad = p.grad.clone()
+    for optimizer in (a, b):
+        optimizer.step()
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+    assert torch.equal(whole[:, :, 1::2], kept)
+
+
+def test_every_kernel_compiles_for_a_gpu_without_spilling():
+    # without one: Triton brings the assembler along
+    script = textwrap.dedent(
+        """
+        import os, re, subprocess, sys
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+        from riembn.kernels import cuda, rows_triton
+
+        options = dict(
+            W=rows_triton.tl.float32, G=rows_triton.tl.float32, CLIPPED=False, MOMENTUM=True, LR_TENSOR=True
+        )
+        wide = cuda.TILES[-2]
+        cases = [
+            ("manifold_step", wide, dict(ADAM=False, DENSE=True, UNIT=4)),
+            ("manifold_step", cuda.TILES[3], dict(ADAM=True, DENSE=True, UNIT=4)),
+            ("manifold_step", (2048, 1, 8), dict(ADAM=True, DENSE=False, UNIT=1)),
+            ("manifold_step_long", cuda.PIECE, dict(ADAM=True, DENSE=True, UNIT=4)),
+            ("psi_step", wide, dict(DENSE=True, UNIT=4)),
+            ("psi_step_long", cuda.PIECE, dict(DENSE=True, UNIT=4)),
+        ]
+        tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
+        for name, (columns, rows, warps), flags in cases:
+            kernel = getattr(rows_triton, name)
+            values = {**options, **flags, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": columns}
+            types = {"programs": "*i32", "sizes": "*i64", "addresses": "*i64", "lr": "*fp32"}
+            types |= {"grad_scale": "*fp32", "found_inf": "*fp32", **dict.fromkeys(values, "constexpr")}
+            source = ASTSource(
+                fn=kernel,
+                signature={n: types.get(n, "fp32") for n in kernel.arg_names},
+                constexprs={(i,): values[n] for i, n in enumerate(kernel.arg_names) if n in values},
+            )
+            chosen = {"num_warps": warps, "enable_fp_fusion": True}
+            made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=chosen)
+            assert ("ld.global.v4" in made.asm["ptx"]) == (flags["UNIT"] > 1), name
+            with open(sys.argv[1], "wb") as file:
+                file.write(made.asm["cubin"])
+            said = subprocess.run([tool, "-res-usage", sys.argv[1]], capture_output=True, text=True).stdout
+            used = re.search(r"REG:(\\d+) STACK:(\\d+)", said)
+            assert used and int(used[2]) == 0, (name, said)
+            assert int(used[1]) * warps * 32 <= 65536, (name, said)
+        print("compiled", len(cases))
+        """
+    )
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "TRITON_CACHE_DIR": folder, "TRITON_INTERPRET": "0"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(Path(folder, "kernel.cubin"))],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.stdout.strip() == "compiled 6", done.stderr[-2000:]

@@ -1,0 +1,54 @@
+"""What does a gradient scaler leave to the optimizer? To divide by its scale, and to skip a step that overflowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from .row_math import compute_dtype
+
+__all__ = ["UNSCALED", "LossScaling"]
+
+
+class LossScaling(NamedTuple):
+    """The tensors that `torch.amp.GradScaler` sets on an optimizer before its step."""
+
+    grad_scale: Tensor | None  # the gradients are multiples by it; None where they have been divided already
+    found_inf: Tensor | None  # not zero where a gradient is not finite: nothing may change then
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> LossScaling:
+        scale, found = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
+        return cls(scale if isinstance(scale, Tensor) else None, found if isinstance(found, Tensor) else None)
+
+    def skips(self) -> bool:
+        """Whether the step is to be skipped; waits for the device."""
+        return self.found_inf is not None and bool(self.found_inf)
+
+    def divide(self, grads: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients without the scale: themselves where there is none, else new tensors."""
+        if self.grad_scale is None:
+            return list(grads)
+        inverse = self.grad_scale.double().reciprocal().float()  # as torch's scaler divides
+        return [g.to(compute_dtype(g.dtype)) * inverse.to(g.device) for g in grads]
+
+    def advance(self, steps: Sequence[Tensor]) -> None:
+        """Add one to step counts, zero where the step is skipped; without waiting."""
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for step in steps:
+            by_device.setdefault(step.device, []).append(step)
+        for device, counts in by_device.items():
+            if self.found_inf is None:
+                torch._foreach_add_(counts, 1)
+            else:
+                torch._foreach_add_(
+                    counts, (self.found_inf == 0).to(device, torch.float32, non_blocking=True)
+                )
+
+
+UNSCALED = LossScaling(None, None)
+"""No scaler: the gradients are what they are."""
