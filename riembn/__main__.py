@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import functools
 import re
+import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .experiment import Record, RunConfig, Store, SweepFailed, grid, preset, sweep, train
+from .experiment import Record, RunConfig, Store, SweepFailed, claims, grid, preset, stats, sweep, train
 from .experiment.config import FIELDS
 from .experiment.files import write_whole
 from .experiment.spelling import value_of, written
 from .experiment.store import last_line
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["main"]
 
@@ -107,14 +111,54 @@ def _show(options: argparse.Namespace) -> int:
     store = _existing(options.store)
     records = list(store.records())
     for record in records:
-        # Seed and method stand in every line; of the rest, what tells apart the runs of one method.
-        alike = [r.config.as_dict() for r in records if r.config.method == record.config.method]
-        own = record.config.as_dict()
-        apart = [n for n in FIELDS if n not in _ALWAYS_SHOWN and any(a[n] != own[n] for a in alike)]
-        print("  ".join([_summary(record), *(f"{name}={written(own[name])}" for name in apart)]))
+        print("  ".join([_summary(record), *_own(record, records)]))
     for name, text in store.failures().items():
         print(f"{name}  failed: {last_line(text)}")
     return 0
+
+
+def _own(record: Record, records: Sequence[Record]) -> Iterator[str]:
+    """Seed and method stand in every line; of the rest, what tells apart the runs of one method."""
+    alike = [r.config.as_dict() for r in records if r.config.method == record.config.method]
+    own = record.config.as_dict()
+    for name in FIELDS:
+        if name not in _ALWAYS_SHOWN and any(other[name] != own[name] for other in alike):
+            yield f"{name}={written(own[name])}"
+
+
+def _report(options: argparse.Namespace) -> int:
+    store = _existing(options.store)
+    lines = _claims(store.frame()) if options.claims else _over_seeds(list(store.records()))
+    print("\n".join(lines))
+    return 0
+
+
+def _claims(frame: pandas.DataFrame) -> Iterator[str]:
+    """What the records say of each claim, and by which comparisons."""
+    for verdict in claims.judge(frame):
+        said = [finding.verdict for finding in verdict.findings]
+        count = f" ({said.count(verdict.verdict)} of {len(said)} comparisons)" if said else ""
+        yield f"{verdict.key}  {verdict.verdict.upper()}{count}: {verdict.claim} [{verdict.source}]"
+        yield from (f"      {line}" for line in (*verdict.findings, verdict.note) if line)
+
+
+def _over_seeds(records: Sequence[Record]) -> Iterator[str]:
+    """The test errors of each configuration at its end: mean with its interval, and median."""
+    seeds: dict[str, list[Record]] = {}
+    for record in records:
+        seeds.setdefault(record.config.replace(seed=0).digest(), []).append(record)
+    for runs in seeds.values():
+        config = runs[0].config
+        errors = [run.columns["test_error"][-1] for run in runs if run.status == "finished"]
+        said = [f"{config.network}/{config.dataset}/{config.method:8} n = {len(errors)}"]
+        if len(errors) > 1:
+            found = stats.interval(errors)
+            said.append(f"mean {found.estimate:.2f} % ({found.low:.2f} to {found.high:.2f})")
+        if errors:
+            said.append(f"median {statistics.median(errors):.2f} %")
+        if len(errors) < len(runs):
+            said.append(f"{len(runs) - len(errors)} diverged")
+        yield "  ".join([*said, *_own(runs[0], records)])
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -272,11 +316,15 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--retry-failed", action="store_true", help="run again what failed before")
 
     shown = command("show", _show, "One line a record of a store, and one a run that failed.")
+    reported = command(
+        "report", _report, "The test errors of a store over seeds, or what it says of the claims."
+    )
+    reported.add_argument("--claims", action="store_true", help="each claim of the papers: supported or not?")
     verified = command("verify", _verify, "Say which records of a store are damaged.")
     merged = command("merge", _merge, "Take over the records of other stores.")
     pruned = command("prune", _prune, "Remove the checkpoints of runs whose records are there.")
     exported = command("export", _export, "Write all records of a store as one table.")
-    for sub in (shown, verified, merged, pruned, exported):
+    for sub in (shown, reported, verified, merged, pruned, exported):
         sub.add_argument("--store", required=True, metavar="DIR", help="the store's folder")
     merged.add_argument("source", nargs="+", metavar="DIR", help="a store to take records from")
     exported.add_argument("--csv", required=True, metavar="FILE", help="one row a run and epoch")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from .config import FIELDS, METHODS, RunConfig
 
-__all__ = ["PAPER_CELLS", "PROFILES", "preset"]
+__all__ = ["PAPER_CELLS", "PROFILES", "method_settings", "preset"]
 
 _CIFAR_NETWORKS = ("vgg-13", "vgg-19", "wrn-28-10", "wrn-40-10")
 _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
@@ -152,13 +152,18 @@ def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]
         raise ValueError(f"preset: no cell of the papers is called {name!r}; profile='paper' has {cells}.")
     settings = {"network": network, "dataset": dataset, "method": method, **_EVERYWHERE}
     settings |= _SVHN if dataset == "svhn" else _CIFAR
-    settings |= _METHOD_SETTINGS[method]
-    if dataset == "svhn":
-        settings |= {
-            rate: settings[rate] / _SVHN_RATE_DIVISOR for rate in ("lr", "rest_lr") if rate in settings
-        }
+    settings |= method_settings(method, dataset)
     if network.startswith("wrn"):
         settings["dropout"] = _WRN_DROPOUT[dataset]
+    return settings
+
+
+def method_settings(method: str, dataset: str) -> dict[str, Any]:
+    """The fields of a configuration that the release chose for a method on a data set."""
+    settings = {**{name: _EVERYWHERE[name] for name in ("rule", "momentum")}, **_METHOD_SETTINGS[method]}
+    if dataset == "svhn":
+        for rate in {"lr", "rest_lr"} & settings.keys():
+            settings[rate] /= _SVHN_RATE_DIVISOR
     return settings
 
 
