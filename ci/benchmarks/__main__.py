@@ -19,7 +19,7 @@ from riembn.experiment.files import write_whole
 from .augmentation import measure_augmentation
 from .contestants import CONTESTANTS
 from .loop_overhead import measure_loop
-from .machine import describe, is_busy, slug
+from .machine import describe, slug
 from .parameters import NETWORKS, STACKS
 from .report import print_machine, print_parts, print_set, print_targets, spoken
 from .step import measure_set
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         torch.set_num_threads(asked.threads)
     told = describe(device, asked.commit)
     print_machine(told)
-    if is_busy(told):
+    if not told["quiet"]:
         print(
             f"Note: the machine is not quiet (load average {told['load_average'][0]}); close what else runs."
         )

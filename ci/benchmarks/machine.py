@@ -13,7 +13,7 @@ import torch
 from riembn.experiment.environment import environment
 from riembn.kernels.build import library
 
-__all__ = ["describe", "free_bytes", "is_busy", "slug"]
+__all__ = ["describe", "free_bytes", "slug"]
 
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _SETTINGS = ("MALLOC_", "OMP_", "MKL_", "KMP_", "GOMP_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_", "CUDA_")
@@ -22,6 +22,8 @@ _SETTINGS = ("MALLOC_", "OMP_", "MKL_", "KMP_", "GOMP_", "GLIBC_TUNABLES", "LD_P
 def describe(device: torch.device, commit: str | None = None) -> dict[str, Any]:
     """What a reader needs to know to compare with another machine.
 
+    ``quiet`` is whether others had no more than a quarter of it when the measurement began.
+
     Args:
         device: Where the weights lie.
         commit: Of the code, for where it does not lie in a git checkout.
@@ -29,22 +31,20 @@ def describe(device: torch.device, commit: str | None = None) -> dict[str, Any]:
     told = environment(device)
     if told["commit"] is None:
         told["commit"] = commit
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = [round(average, 2) for average in os.getloadavg()]
     return {
         **told,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores,
         "interop_threads": torch.get_num_interop_threads(),
         "allocator": " ".join(platform.libc_ver()).strip() or "unknown",
         "huge_pages": _chosen(_HUGE_PAGES),
         "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)},
         "compiled_step": library() is not None,
         "versions": {name: _version(name) for name in ("triton", "geoopt", "adamp", "torchvision", "numpy")},
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "load_average": load,
+        "quiet": load[0] <= 0.25 * cores,
     }
-
-
-def is_busy(told: dict[str, Any]) -> bool:
-    """Whether others had a good part of the machine when the measurement began."""
-    return told["load_average"][0] > 0.25 * told["cores"]
 
 
 def slug(device: torch.device) -> str:

@@ -23,7 +23,9 @@ from benchmarks.intervals import Interval, median_interval, quartiles  # noqa: E
 from benchmarks.memory import peak_bytes, state_bytes  # noqa: E402
 from benchmarks.parameters import ParameterSet, parameter_set  # noqa: E402
 from benchmarks.step import measure_set  # noqa: E402
+from benchmarks.sweep_speed import measure_sweep  # noqa: E402
 from benchmarks.targets import step_targets, verdict  # noqa: E402
+from benchmarks.throughput import measure_throughput  # noqa: E402
 
 import riembn  # noqa: E402
 
@@ -298,5 +300,20 @@ def test_records_of_the_book_are_whole_measurements():
         assert not record["quick"] and record["environment"]["commit"]
 
 
-def test_benchmarks_are_a_command():
-    assert (ROOT / "ci" / "bench").stat().st_mode & 0o111
+def test_sweep_is_timed_with_one_worker_and_two_in_mirrored_order(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        riembn, "sweep", lambda configs, *, n_jobs, **_: seen.append((n_jobs, len({c.seed for c in configs})))
+    )
+    told = measure_sweep(CPU)
+    assert seen == [(1, 24), (2, 24), (2, 24), (1, 24)]
+    speedup = told["speedup"]
+    assert 0 < speedup["low"] <= speedup["median"] <= speedup["high"]
+
+
+def test_throughput_counts_operations_and_says_what_took_the_time():
+    told = measure_throughput(CPU, network="wrn-10-1", batch=4, matrix=64, limit=0.0, min_rounds=2)
+    assert told["images_per_second"]["median"] > 0 and told["share"]["median"] > 0
+    shares = [operation["share"] for operation in told["operations"]]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
+    assert any("conv" in operation["name"] for operation in told["operations"])

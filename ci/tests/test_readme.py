@@ -51,6 +51,6 @@ def test_the_training_command_resolves():
 
 
 def test_commands_are_executable():
-    for name in ("ci/book", "ci/test"):
+    for name in ("ci/book", "ci/test", "ci/bench"):
         assert (ROOT / name).stat().st_mode & 0o111, name
         assert f"    {name} " in README
