@@ -46,7 +46,7 @@ install() {
     "$python" -m pip install -qq -r requirements.txt
     # torch for CUDA brings the Triton that it is made for; any other needs one for the tests of the kernels alone
     if "$python" -c 'import sys, torch; sys.exit(sys.platform != "linux" or torch.version.cuda is not None)'; then
-      "$python" -m pip install -qq 'triton>=3.5,<4' || say "No Triton for this machine: its tests will be skipped."
+      "$python" -m pip install -qq 'triton>=3.9,<4' || say "No Triton for this machine: its tests will be skipped."
     fi
     "$python" -m pip install -qq --no-deps -e .
   )

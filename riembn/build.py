@@ -116,7 +116,9 @@ def _rest_optimizer(
     if rest not in REST:
         raise ValueError(f"build_optimizer: no rest {rest!r}; there are {_list(REST)}, or give a function.")
     options = dict(momentum=momentum, nesterov=momentum > 0) if rest == "sgd" else {}
-    return REST[rest](groups, lr=lr, foreach=foreach, **options)
+    # On a CUDA device fused as the rows are, so that a gradient scaler need not wait for either.
+    fused = True if foreach is None and all(p.is_cuda for group in groups for p in group["params"]) else None
+    return REST[rest](groups, lr=lr, foreach=foreach, fused=fused, **options)
 
 
 def _list(names: Iterable[str]) -> str:

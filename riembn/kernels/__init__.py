@@ -11,4 +11,4 @@ from . import cuda as cuda
 
 def fused(p: Tensor, layout: dict[str, Any]) -> ModuleType | None:
     """The module whose fused step takes ``p``, or None."""
-    return next((kernels for kernels in (cpu, cuda) if kernels.takes(p, layout)), None)
+    return cpu if cpu.takes(p, layout) else cuda if cuda.takes(p, layout) else None

@@ -36,7 +36,7 @@ def takes(p: Tensor, layout: dict[str, Any]) -> bool:
         p.device.type == "cuda"
         and p.dtype in _TYPES
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
-        and _geometry(p.shape, p.stride(), **layout) is not None
+        and _geometry(p.shape, p.stride(), *_three(layout)) is not None
         and _compiles_for(p.device)
     )
 
@@ -131,12 +131,13 @@ def _launch(
         alike = torch.empty_strided(p.shape, p.stride(), dtype=plan.dtypes[c][i], device=device)
         used[c][i] = alike.copy_(columns[c][i])
     shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
+    numbers = [float(x) for x in scalars]  # Triton would compile for every integer anew
     with _current(device):
         addresses = _addresses(plan, used)
         for batch, (lines, aligned) in zip(plan.batches, addresses.use(), strict=True):
             columns_each, rows_each, warps = batch.tile
             getattr(kernels, name + "_long" * batch.long)[(batch.programs.numel(),)](
-                batch.programs, batch.sizes, lines, *shared, *scalars,
+                batch.programs, batch.sizes, lines, *shared, *numbers,
                 W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]),
                 LR_TENSOR=isinstance(lr, Tensor), DENSE=batch.dense, UNIT=batch.unit if aligned else 1,
                 BLOCK_ROWS=rows_each, BLOCK_COLUMNS=columns_each, num_warps=warps, enable_fp_fusion=True, **flags,
@@ -159,6 +160,10 @@ def _kernels() -> Any:
 @functools.cache
 def _compiles_for(device: torch.device) -> bool:
     return _kernels() is not None and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def _three(layout: dict[str, Any]) -> tuple[int, int, int | None]:
+    return layout["row_dim"], layout["conv_groups"], layout["channels_per_row"]
 
 
 class _Geometry(NamedTuple):
@@ -246,11 +251,11 @@ _MANY = 64  # plans, and tables of addresses a plan, that are kept; a training l
 
 
 def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dict[str, Any]) -> _Plan:
-    kinds = tuple(
-        (p.shape, p.stride(), p.dtype, *((t.stride(), t.dtype) for t in rest))
-        for p, *rest in zip(*columns[:3], strict=True)
-    )
-    key = device, kinds, tuple(layout.values()), PIECE, *TILES
+    # Every step asks, for every tensor: lists, which are faster than generators.
+    params, *others = columns[:3]
+    kinds = [(p.shape, p.stride(), p.dtype) for p in params]
+    kept = [[(t.stride(), t.dtype) for t in column] for column in others]
+    key = device, *_three(layout), PIECE, *TILES, *kinds, *(kind for column in kept for kind in column)
     if key not in _plans:
         if _capturing(device):
             raise RuntimeError(
@@ -273,7 +278,7 @@ def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout
                 dtypes[c][i] = torch.float32
             if not _same_order(p, t) or dtypes[c][i] != t.dtype:
                 foreign.append((c, i))
-        geometry = _geometry(p.shape, p.stride(), **layout)
+        geometry = _geometry(p.shape, p.stride(), *_three(layout))
         assert geometry is not None  # `takes` has said so
         tile = next((tile for tile in TILES if geometry.fan_in <= tile[0]), None)
         types = _TYPES[p.dtype], _TYPES[dtypes[1][i]]
@@ -321,8 +326,7 @@ class _Addresses:
         lines = list(zip(*([t.data_ptr() for t in column] for column in columns), strict=True))
         order = [i for batch in plan.batches for i in batch.members]
         padding = [0] * (6 - len(columns))
-        self.host = torch.tensor([[*lines[i], *padding] for i in order])
-        table = _to_device(self.host, device)
+        table = _to_device(torch.tensor([[*lines[i], *padding] for i in order]), device)
         parts = table.split([len(batch.members) for batch in plan.batches])
         aligned = [
             all(address % 16 == 0 for i in batch.members for address in lines[i][:3])
@@ -350,7 +354,7 @@ _captured: set[_Addresses] = set()
 
 def _addresses(plan: _Plan, columns: Sequence[Sequence[Tensor]]) -> _Addresses:
     device = columns[0][0].device
-    key = tuple(t.data_ptr() for column in columns for t in column)
+    key = tuple([t.data_ptr() for column in columns for t in column])
     found = plan.addresses.get(key)
     if found is None:
         found = _Addresses(plan, columns, device)
@@ -379,8 +383,10 @@ def _capturing(device: torch.device) -> bool:
 
 
 def _at(device: torch.device, x: Any) -> Any:
-    """A tensor on the device, where it is on another; anything else as it is."""
-    return x.to(device, non_blocking=True) if isinstance(x, Tensor) and x.device != device else x
+    """A tensor on the device, a number as a float, None as it is."""
+    if isinstance(x, Tensor):
+        return x if x.device == device else x.to(device, non_blocking=True)
+    return None if x is None else float(x)
 
 
 @contextlib.contextmanager

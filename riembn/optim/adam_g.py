@@ -119,11 +119,13 @@ class AdamG(RowOptimizer):
         """The step counts, this step included; on the device where a kernel reads them, else on the host."""
         steps = []
         for p in params:
-            device = p.device if takes_on_device(group, p) else torch.device("cpu")
-            count = self.state[p].get("step")
-            count = torch.zeros((), dtype=torch.float32, device=device) if count is None else count
-            self.state[p]["step"] = count.to(device, torch.float32, non_blocking=device.type == "cuda")
-            steps.append(self.state[p]["step"])
+            state = self.state[p]
+            count = state.get("step")
+            if count is None or count.device != p.device:
+                device = p.device if takes_on_device(group, p) else torch.device("cpu")
+                count = torch.zeros(()) if count is None else count
+                count = state["step"] = count.to(device, torch.float32, non_blocking=True)
+            steps.append(count)
         scaling.advance(steps)
         return steps
 

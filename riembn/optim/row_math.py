@@ -150,15 +150,20 @@ def fused_batches(
         For each call of a fused step its module in `riembn.kernels` and lists of the parameters, of the gradients,
         and of each kind of state; and these lists of all that is left.
     """
-    taken: dict[Any, list[list[Any]]] = {}
-    left: list[list[Any]] = [[] for _ in range(2 + len(states))]
-    for p, g, *kept in zip(params, grads, *states, strict=True):
+    columns = (params, grads, *states)
+    members: dict[Any, list[int]] = {}
+    for i, p in enumerate(params):
         kernels = fused(p, layout)
-        kind = kernels, p.device, p.dtype if kernels is cpu else None
-        columns = taken.setdefault(kind, [[] for _ in left]) if kernels else left
-        for column, value in zip(columns, (p, g, *kept), strict=True):
-            column.append(value)
-    return [(kernels, columns) for (kernels, *_), columns in taken.items()], left
+        kind = (kernels, p.device, p.dtype if kernels is cpu else None) if kernels else None
+        members.setdefault(kind, []).append(i)
+    left = [[column[i] for i in members.get(None, ())] for column in columns]
+    if len(members) == 1 and not left[0]:
+        return [(kernels, [list(column) for column in columns]) for kernels, *_ in members], left
+    return [
+        (kind[0], [[column[i] for i in indices] for column in columns])
+        for kind, indices in members.items()
+        if kind
+    ], left
 
 
 def add_orthogonality(
@@ -170,15 +175,15 @@ def add_orthogonality(
 ) -> list[Tensor]:
     """The gradients plus those of L^O at the unit rows of the parameters (times ``grad_scale``, as theirs are).
 
-    On a CUDA device the weights of one shape share their matrix products, which run in TF32 where torch allows it
+    Weights of one shape share their matrix products, which on a CUDA device run in TF32 where torch allows it
     (`torch.set_float32_matmul_precision`).
     """
     shared: dict[Any, list[int]] = {}
     rows = [to_rows(p, **layout).to(compute_dtype(p.dtype)) for p in params]
-    for i, (p, matrix) in enumerate(zip(params, rows, strict=True)):
-        shared.setdefault(
-            (p.device, matrix.dtype, matrix.shape, i if p.device.type == "cpu" else None), []
-        ).append(i)
+    for i, y in enumerate(rows):
+        # On a CPU one product of large matrices takes all cores, and joining them only costs.
+        alone = i if y.device.type == "cpu" and y.numel() > 2**14 else None
+        shared.setdefault((y.device, y.dtype, y.shape, alone), []).append(i)
     summed = list(grads)
     for members in shared.values():
         y = torch.stack([rows[i] for i in members])

@@ -58,7 +58,10 @@ class SGDG(RowOptimizer):
             two matrix products a weight.
         foreach: Use the implementation over lists of tensors (True), the loop over tensors (False), or the
             faster one (None).
-        fused: Use fused kernels; None takes them where they exist.
+        fused: Use fused kernels (compiled on a CPU, Triton's on a CUDA device); None takes them where they
+            exist. On a CUDA device such a step waits for nothing: it can be captured in a CUDA graph, in which
+            ``lr`` can be changed if it is a tensor on the device, and `torch.amp.GradScaler` leaves scaling
+            and skipping to it.
 
     Raises:
         ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
