@@ -1,5 +1,6 @@
-"""The networks of the papers, in plain torch: VGG and wide residual networks."""
+"""The networks of the papers, in plain torch: VGG and wide residual networks; and small ones of other kinds."""
 
+from . import small as small
 from .layers import BatchNorm as BatchNorm
 from .names import build as build
 from .vgg import vgg as vgg

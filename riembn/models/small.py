@@ -71,7 +71,7 @@ class GPT(nn.Module):
         return self.head(self.norms[-1](x))
 
 
-def mlp_norm_last(bias: bool) -> nn.Sequential:
+def mlp_norm_last(bias: bool = True) -> nn.Sequential:
     """BatchNorm behind the ReLU: a bias is scaled with its weight, or it is left out."""
     return nn.Sequential(
         *(nn.Linear(12, 16, bias), nn.ReLU(), nn.BatchNorm1d(16)),
