@@ -12,18 +12,17 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
+from .batches import batches, store
 from .loss_scaling import UNSCALED, LossScaling
 from .row_math import (
     RowScalars,
     add_orthogonality,
-    batches,
-    clip_factor,
     clipped_tangent,
     fused_batches,
     orthogonality_term,
     safe_norm,
-    store,
     tangents,
+    turn,
 )
 from .row_optimizer import RowOptimizer, check_range, chosen_path, layout, takes_on_device
 from .sharded import on_local_rows
@@ -210,34 +209,26 @@ def _multi_tensor_adam_g(
     alpha: float,
 ) -> None:
     beta1, beta2 = betas
-    second = {id(p): (v, t) for p, v, t in zip(params, exp_avg_sqs, steps, strict=True)}
-    for batch in batches(params, grads, [exp_avgs], layout):
-        ys, (ms,) = batch.weights, batch.states
-        vs = [second[id(p)][0] for p in batch.params]
-        corrections = [_bias_correction(betas, second[id(p)][1]) for p in batch.params]
-        rows = RowScalars(ys, batch.along)
-        hs, scale, shrink = tangents(batch, rows, alpha, layout)
-        norm = rows.norms(hs)
-        factor = clip_factor(norm, scale, grad_clip)
+    corrections = [_bias_correction(betas, t) for t in steps]
+    for batch in batches(params, grads, [exp_avgs, exp_avg_sqs, corrections], layout, alpha):
+        ms, vs, rates = batch.states
+        rows = RowScalars(batch.weights, batch.along)
+        norm, factor, shrink = tangents(batch, rows, grad_clip)
 
-        torch._foreach_mul_(ms, beta1)
-        for m, h, f in zip(ms, hs, rows.split(factor * (1 - beta1)), strict=True):
-            m.addcmul_(h, f)
         v = rows.join(vs).mul_(beta2).add_(norm.mul_(factor).square_(), alpha=1 - beta2)
-        torch._foreach_copy_(vs, list(v.split(rows.counts)))
+        torch._foreach_copy_(vs, rows.split(v))
+        torch._foreach_mul_(ms, beta1)
+        for m, h, share in zip(ms, batch.scratch, rows.split(factor.mul_(1 - beta1)), strict=True):
+            m.addcmul_(h, share)
 
         rate = _rsqrt(v + eps).mul_(lr)
-        torch._foreach_mul_(list(rate.split(rows.counts)), corrections)
+        torch._foreach_mul_(rows.split(rate), rates)
         length = rows.norms(ms) if grad_clip is not None else rows.safe_norms(ms)
         angle = rate * length
         cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi).mul_(-rate)
         rise = torch.sin(angle).mul_(length).mul_(shrink)
-        columns = (rows.split(c) for c in (cosine, cosine * shrink, sine_ratio, rise))
-        for y, m, h, c, c_y, s, r in zip(ys, ms, hs, *columns, strict=True):
-            torch.mul(y, r, out=h)
-            y.mul_(c_y).addcmul_(m, s)  # exp_y(d)
-            m.mul_(c).add_(h)  # m transported along d
-        store(batch, layout)
+        turn(batch, rows, ms, cosine * shrink, sine_ratio, rise, cosine)  # exp_y(d); m transported along d
+        store(batch)
 
 
 def _fused_adam_g(

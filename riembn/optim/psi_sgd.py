@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any
 
@@ -12,15 +11,10 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
+from .batches import batches, store
 from .loss_scaling import UNSCALED, LossScaling
 from .reference import SAFE_EXPONENT
-from .row_math import (
-    RowScalars,
-    batches,
-    compute_dtype,
-    fused_batches,
-    store,
-)
+from .row_math import RowScalars, compute_dtype, fused_batches, largest_entry
 from .row_optimizer import RowOptimizer, check_range, chosen_path, layout
 from .sharded import on_local_rows
 
@@ -127,8 +121,9 @@ def _single_tensor_psi_sgd(
     for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
         weight, along = row_view(p, **layout)
         dtype = compute_dtype(p.dtype)
-        scale = _rescue(torch.linalg.vector_norm(weight, ord=math.inf, dim=along, keepdim=True, dtype=dtype))
-        w = weight.to(dtype) * scale
+        w = weight.to(dtype)
+        scale = _rescue(largest_entry(w, along))
+        w = w * scale
         g = row_view(grad, **layout)[0].to(dtype) / scale
         step = -lr * w.square().sum(along, keepdim=True) * g
         if momentum_buffers is not None:
@@ -149,7 +144,7 @@ def _multi_tensor_psi_sgd(
     for batch in batches(params, grads, states, layout):
         ws, gs = batch.weights, batch.grads
         rows = RowScalars(ws, batch.along)
-        scale = _rescue(rows.norms(ws, math.inf))
+        scale = _rescue(rows.largest(ws))
         torch._foreach_mul_(ws, rows.split(scale))
         rate = rows.norms(ws).square_().mul_(-lr).div_(scale)
         if not batch.states:
@@ -161,7 +156,7 @@ def _multi_tensor_psi_sgd(
             for m, g, r in zip(ms, gs, rows.split(rate), strict=True):
                 m.addcmul_(g, r)
             torch._foreach_add_(ws, ms)
-        store(batch, layout)
+        store(batch)
 
 
 def _fused_psi_sgd(

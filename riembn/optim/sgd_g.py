@@ -12,18 +12,17 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
+from .batches import batches, store
 from .loss_scaling import UNSCALED, LossScaling
 from .row_math import (
     RowScalars,
     add_orthogonality,
-    batches,
-    clip_factor,
     clipped_tangent,
     fused_batches,
     orthogonality_term,
     safe_norm,
-    store,
     tangents,
+    turn,
 )
 from .row_optimizer import RowOptimizer, check_range, chosen_path, layout
 from .sharded import on_local_rows
@@ -186,26 +185,21 @@ def _multi_tensor_sgd_g(
     grad_clip: float | None,
     alpha: float,
 ) -> None:
-    for batch in batches(params, grads, [momentum_buffers], layout):
-        ys, (ds,) = batch.weights, batch.states
-        rows = RowScalars(ys, batch.along)
-        hs, scale, shrink = tangents(batch, rows, alpha, layout)
+    for batch in batches(params, grads, [momentum_buffers], layout, alpha):
+        (ds,) = batch.states
+        rows = RowScalars(batch.weights, batch.along)
+        _, factor, shrink = tangents(batch, rows, grad_clip)
 
         # d = momentum * tau - lr * h, in the memory of tau
         torch._foreach_mul_(ds, momentum)
-        rate = clip_factor(rows.norms(hs), scale, grad_clip).mul_(-lr)
-        for d, h, c in zip(ds, hs, rows.split(rate), strict=True):
-            d.addcmul_(h, c)
+        for d, h, rate in zip(ds, batch.scratch, rows.split(factor.mul_(-lr)), strict=True):
+            d.addcmul_(h, rate)
 
         angle = rows.norms(ds) if grad_clip is not None else rows.safe_norms(ds)
         cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi)
-        fall = torch.sin(angle).mul_(angle).mul_(shrink)
-        columns = (rows.split(c) for c in (cosine, cosine * shrink, sine_ratio, fall))
-        for y, d, h, c, c_y, s, f in zip(ys, ds, hs, *columns, strict=True):
-            torch.mul(y, f, out=h)
-            y.mul_(c_y).addcmul_(d, s)  # exp_y(d)
-            d.mul_(c).sub_(h)  # d transported along itself
-        store(batch, layout)
+        fall = torch.sin(angle).mul_(angle).mul_(shrink).neg_()
+        turn(batch, rows, ds, cosine * shrink, sine_ratio, fall, cosine)  # exp_y(d); d transported along itself
+        store(batch)
 
 
 def _fused_sgd_g(
