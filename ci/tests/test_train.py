@@ -206,7 +206,7 @@ def test_graphs_are_refused_where_there_are_none():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("method", ["sgd", "sgd-g", "psi-sgd"])
+@pytest.mark.parametrize("method", ["sgd", "sgd-g", "adam-g", "psi-sgd"])
 def test_graphed_step_computes_the_same(method):
     config = tiny(method, drops=(1,))
     plain, graphed = (train(config, device="cuda", cuda_graphs=graphs) for graphs in (False, True))
@@ -239,6 +239,10 @@ def test_graph_is_recorded_after_warm_up_and_when_rates_change(monkeypatch):
         optimizer.param_groups[0]["lr"] = rate
         step()
     recorded = ["record", "step", "replay"]
+    optimizer.state[optimizer.param_groups[0]["params"][0]]["step"] = torch.ones(())
+    optimizer.param_groups[0]["lr"] = 0.3
+    with pytest.raises(ValueError, match="whose step count is on the host"):
+        step()
     assert did == ["step"] * 3 + recorded + ["replay"] + recorded + ["replay"]
 
 
@@ -296,14 +300,15 @@ train(config, store=sys.argv[1], checkpoint_minutes=eval(sys.argv[3]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("minutes", [None, 0.0002])
-def test_killed_run_ends_as_if_it_had_not_been(tmp_path, minutes):
-    config = tiny("sgd-g", "wrn-10-1", width=0.25, dropout=0.3, augment=True, epochs=16)
+def test_killed_run_ends_as_if_it_had_not_been(tmp_path):
+    config = tiny("sgd-g", "wrn-10-1", width=0.25, dropout=0.3, augment=True, epochs=9)
     store = Store(tmp_path / "killed")
     moment = random.Random(0)
     kills = 0
+    every = [None, 0.0002, 0.0002]  # minutes: killed between epochs, and within
     while store.get(config) is None and kills < 20:
-        start = [sys.executable, "-c", COMMAND, str(store.path), repr(config.as_dict()), repr(minutes)]
+        start = [sys.executable, "-c", COMMAND, str(store.path), repr(config.as_dict())]
+        start += [repr(every[kills % 3])]
         with subprocess.Popen(start) as process:
             folder = store.checkpoints(config).folder
             before = len(list(folder.glob("*.pt"))), max(folder.glob("*.pt"), default=None)

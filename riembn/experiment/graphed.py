@@ -18,7 +18,10 @@ class GraphedStep:
     (``zero_grad(set_to_none=False)``), and a change of rates records it anew.
 
     Args:
-        optimizer: One whose step reads no tensor's value and whose other numbers change with the rates only.
+        optimizer: One whose step reads no tensor's value on the host, and whose other numbers change with the
+            rates only.
+
+    Not yet run on a GPU.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -35,7 +38,16 @@ class GraphedStep:
             return
         rates = [group["lr"] for group in self._optimizer.param_groups]
         if self._graph is None or rates != self._rates:
+            self._check()
             self._graph, self._rates = torch.cuda.CUDAGraph(), rates
             with torch.cuda.graph(self._graph):  # records, and computes nothing
                 self._optimizer.step()
         self._graph.replay()
+
+    def _check(self) -> None:
+        counts = [state["step"] for state in self._optimizer.state.values() if "step" in state]
+        if any(not count.is_cuda for count in counts):
+            raise ValueError(
+                "train: cuda_graphs=True does not go with an optimizer whose step count is on the host, "
+                "where a graph would keep it as it was; leave it out, or install triton."
+            )

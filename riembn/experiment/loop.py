@@ -99,6 +99,8 @@ class Run:
             self.forward = torch.compile(self.model, options={"fallback_random": True})
             self.environment["compiled_network"] = True
         self.graphed_step = GraphedStep(self.optimizer) if cuda_graphs else None
+        if cuda_graphs:
+            self.environment["cuda_graphs"] = True
 
     def _build(self) -> None:
         config = self.config
@@ -130,10 +132,10 @@ class Run:
     def _check_graphs(self) -> None:
         if self.device.type != "cuda":
             raise ValueError(f"train: cuda_graphs=True needs a CUDA device, not {self.device}; leave it out.")
-        if self.config.method == "adam-g" or self.config.precision == "float16":
+        if self.config.precision == "float16":
             raise ValueError(
-                f"train: cuda_graphs=True does not go with method={self.config.method!r} and "
-                f"precision={self.config.precision!r}, whose steps depend on what they count; leave it out."
+                "train: cuda_graphs=True does not go with precision='float16', whose scaler decides at each "
+                "step whether to take it; leave it out, or give 'bfloat16'."
             )
 
     def to_record(

@@ -94,9 +94,10 @@ class Store:
         return note.read_text(encoding="utf-8") if note.exists() else None
 
     def failures(self) -> dict[str, str]:
-        """The names of the runs that failed, each with its traceback."""
+        """The names of the runs that failed and have no record, each with its traceback."""
         notes = sorted((self.path / "checkpoints").glob("*.failed"))
-        return {note.stem: note.read_text(encoding="utf-8") for note in notes}
+        lost = [note for note in notes if not (self.path / f"{note.stem}.json").exists()]
+        return {note.stem: note.read_text(encoding="utf-8") for note in lost}
 
     def verify(self) -> list[str]:
         """What is wrong with the store's files, one line each: damaged records, and records of another name."""

@@ -43,8 +43,7 @@ def train(
         resume: Use a record or checkpoints that are there; False trains anew and replaces them.
         device: Where to compute; None takes the GPU if there is one.
         compile: Train with ``torch.compile(model)``, which changes results by rounding only.
-        cuda_graphs: Launch the optimizer's step as one CUDA graph; not with ``adam-g`` or ``float16``, whose
-            steps depend on what they count.
+        cuda_graphs: Launch the optimizer's step as one CUDA graph; not with ``float16``.
         checkpoint_minutes: A checkpoint so many minutes after the one before, be it within an epoch; None makes
             one after each epoch. There is one at the end either way.
         tensorboard: Folder to which the record's columns are written as curves while the run lasts.
