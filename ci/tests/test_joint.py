@@ -216,6 +216,47 @@ def test_saved_and_copied_optimizers_go_on_alike(method):
         assert all(torch.equal(a, b) for a, b in zip(expected, other, strict=True))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_distributed_checkpoints_hold_pairs(method):
+    from torch.distributed.checkpoint import state_dict as dcp
+
+    def built(seed):
+        model = mlp(seed=seed)
+        return model, riembn.build_optimizer(model, images(), method)
+
+    (model, optimizer), (other, others) = built(0), built(1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(images()).square().mean().backward()
+        optimizer.step()
+    dcp.set_optimizer_state_dict(other, others, dcp.get_optimizer_state_dict(model, optimizer))
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert optimizer.state[p].keys() == others.state[q].keys()
+        assert all(torch.equal(value, others.state[q][key]) for key, value in optimizer.state[p].items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_scaler_skips_pairs_that_overflow_and_unscales_the_rest(method):
+    model, x = mlp(), images()
+    twin, scaler = copy.deepcopy(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer, scaled = (riembn.build_optimizer(m, x, method) for m in (model, twin))
+    for _ in range(2):
+        for m, o, factor in ((model, optimizer, lambda y: y), (twin, scaled, scaler.scale)):
+            o.zero_grad()
+            factor(m(x).square().mean()).backward()
+        optimizer.step()
+        scaler.step(scaled)
+        scaler.update()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    before = copy.deepcopy(list(twin.parameters()))
+    for p in twin.parameters():
+        p.grad = torch.full_like(p, float("inf"))
+    scaler.scale(torch.zeros(()))
+    scaler.step(scaled)
+    assert all(torch.equal(p, q) for p, q in zip(twin.parameters(), before, strict=True))
+
+
 def test_half_precision_pairs_keep_float32_state_through_a_file():
     found = pairs(torch.bfloat16)
     optimizer = AdamG(groups(found), **METHODS["adam-g"][1])
