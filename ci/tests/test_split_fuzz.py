@@ -1,4 +1,4 @@
-"""Split is right on networks drawn at random from blocks whose verdicts are known."""
+"""Split is right on networks drawn at random from blocks with known verdicts, and what it chooses is orthogonal."""
 
 import random
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from zoo.radial import radial_parts
 
 from riembn.invariance import split
 
@@ -128,6 +129,9 @@ def test_random_networks(start: int) -> None:
         # Pooling over the map would lose what InstanceNorm leaves of it: the mean it sets itself.
         model = nn.Sequential(*blocks, nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(4 * CHANNELS, 3))
         expected[f"{len(blocks) + 2}.weight"] = ""
-        result = split(model, torch.randn(3, CHANNELS, 6, 6))
+        example = torch.randn(3, CHANNELS, 6, 6)
+        result = split(model, example)
         found = {v.name: v.granularity for v in result.verdicts if v.parameter.dim() > 1}
         assert found == expected, seed
+        for part in radial_parts(model, example, result.groups()):
+            assert float(part.abs().max()) < 1e-9, seed

@@ -1,0 +1,39 @@
+"""How far is the gradient of each weight vector from being orthogonal to it?"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from riembn.geometry.rows import to_rows
+
+
+def radial_parts(model: nn.Module, example: Tensor, groups: list[dict]) -> list[Tensor]:
+    """⟨w, ∂L/∂w⟩ over |w| |∂L/∂w| of every weight vector, computed with nothing of the package but `to_rows`.
+
+    A bias that belongs to its weight adds its own products to those of the vectors.
+    """
+    twin = copy.deepcopy(model).double().train()
+    for module in twin.modules():
+        if hasattr(module, "eps"):
+            module.eps = 1e-20  # torch asks for a positive one
+        if "drop" in type(module).__name__.lower():
+            module.eval()
+    torch.manual_seed(2)
+    for parameter in twin.parameters():
+        if parameter.dim() == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    output = twin(example.double() if example.is_floating_point() else example)
+    (output * torch.randn_like(output)).sum().backward()
+    twins = dict(zip(map(id, model.parameters()), twin.parameters(), strict=True))
+    parts = []
+    for group in groups:
+        layout = {key: value for key, value in group.items() if key not in ("params", "joint")}
+        step = 2 if group.get("joint") else 1
+        for i in range(0, len(group["params"]), step):
+            weight, *bias = (twins[id(parameter)] for parameter in group["params"][i : i + step])
+            w, g = (to_rows(t.contiguous(), **layout) for t in (weight, weight.grad))
+            for b in bias:
+                w, g = (torch.cat([r, t.view(len(r), -1)], 1) for r, t in ((w, b), (g, b.grad)))
+            parts.append((w * g).sum(1) / (w.norm(dim=1) * g.norm(dim=1) + 1e-12))
+    return [part.detach() for part in parts]
