@@ -159,7 +159,7 @@ def _run(
         at_work.touch()
         with places.taken() as device:
             ended = _run(config, store=store, wait=wait, options=options, device=device)
-        at_work.unlink()
+        at_work.unlink(missing_ok=True)  # nothing is there once the sweep was interrupted
         return ended
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
