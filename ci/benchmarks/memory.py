@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,8 +65,12 @@ def state_bytes(optimizer: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def page_faults(run: Callable[[], object]) -> int:
-    """Pages that the system had to hand to this process during a call."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    run()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def page_faults(run: Callable[[], object], calls: int = 5) -> int:
+    """Pages that the system had to hand to this process during a call: the median of a few, as the heap may differ."""
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        run()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    return statistics.median_low([faults() for _ in range(calls)])
