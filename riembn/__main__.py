@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .experiment import Record, RunConfig, Store, SweepFailed, claims, grid, preset, stats, sweep, train
 from .experiment.config import FIELDS
+from .experiment.devices import is_first
 from .experiment.files import write_whole
 from .experiment.spelling import value_of, written
 from .experiment.store import last_line
@@ -74,9 +75,15 @@ def _train(options: argparse.Namespace) -> int:
         _print_plan([config], options.store)
         return 0
     record = train(
-        config, store=options.store, resume=not options.fresh, device=options.device, **_execution(options)
+        config,
+        store=options.store,
+        resume=not options.fresh,
+        device=options.device,
+        shard=options.shard,
+        **_execution(options),
     )
-    print(_summary(record))
+    if is_first():
+        print(_summary(record))
     return 0 if record.status == "finished" else FAILED
 
 
@@ -301,6 +308,9 @@ def _parser() -> argparse.ArgumentParser:
                 *words, dest=name, metavar="VALUE", default=argparse.SUPPRESS, type=text_to_value
             )
     one.add_argument("--fresh", action="store_true", help="train anew, whatever is there")
+    one.add_argument(
+        "--shard", action="store_true", help="under torchrun: weights and optimizer cut over the devices"
+    )
     many.add_argument("--seeds", type=_seeds, help="0,1,2 or 0-2")
     many.add_argument(
         "--grid",

@@ -2,12 +2,11 @@
 
 import copy
 import functools
-import traceback
-from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
+from pair import WORLD, Checks, ask
 from torch import nn
 from torch.nn import functional
 
@@ -15,7 +14,6 @@ import riembn
 from riembn.optim import PSISGD, SGDG, AdamG
 
 pytestmark = pytest.mark.xdist_group("distributed")  # one pair of processes for all tests of this file
-WORLD = 2
 METHODS = {
     "sgd-g": (SGDG, dict(lr=0.2)),
     "adam-g": (AdamG, dict(lr=0.05)),
@@ -34,7 +32,8 @@ CUT_ROWS = [
     ((6, 4), {"channels_per_row": 2}),
     ((3, 2, 2), {"channels_per_row": None}),
     ((6, 4, 3, 3), {"row_dim": 1, "conv_groups": 2}),
-]  # Weights, each followed by its bias.
+]
+# Weights, each followed by its bias.
 JOINT_ROWS = [
     ((5, 3), {}),
     ((5,), {}),
@@ -42,40 +41,16 @@ JOINT_ROWS = [
     ((1,), {}),
     ((6, 4), {"channels_per_row": 2}),
     ((6,), {}),
+    ((6, 4, 3), {"row_dim": 1, "conv_groups": 2}),
+    ((8,), {}),
 ]
-JOINT_ROWS += [((6, 4, 3), {"row_dim": 1, "conv_groups": 2}), ((8,), {})]
 
-CHECKS = {}
-
-
-def two_processes(check):
-    """A function that every process calls; the test of its name asks how that went."""
-    CHECKS[check.__name__] = check
-    return check
-
-
-def run_checks(rank, folder):
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/rendezvous", WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD, timeout=timedelta(seconds=60))
-    outcomes = {}
-    for name, check in CHECKS.items():
-        torch.manual_seed(0)
-        try:
-            check()
-            outcomes[name] = None
-        except Exception:
-            outcomes[name] = traceback.format_exc()
-            break  # the processes may be out of step now
-    torch.save(outcomes, f"{folder}/rank{rank}")
-    dist.destroy_process_group()
+both = Checks()
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distributed")
-    torch.multiprocessing.spawn(run_checks, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}") for rank in range(WORLD)]
+    return both.outcomes(tmp_path_factory.mktemp("distributed"))
 
 
 def mesh():
@@ -127,7 +102,7 @@ def steps_on_sharded_weights(weights, placement, method, joint=False, **changes)
     return optimizers[1]
 
 
-@two_processes
+@both
 def each_device_moves_its_own_rows():
     from torch.distributed.tensor import Shard
 
@@ -141,7 +116,7 @@ def each_device_moves_its_own_rows():
                     assert rows_here * len(p) == rows * len(p.to_local())
 
 
-@two_processes
+@both
 def regularizer_compares_rows_of_all_devices():
     from torch.distributed.tensor import Shard
 
@@ -150,7 +125,7 @@ def regularizer_compares_rows_of_all_devices():
             steps_on_sharded_weights(WHOLE_ROWS, Shard(0), method, foreach=foreach, alpha=0.3)
 
 
-@two_processes
+@both
 def cut_rows_move_as_whole_ones():
     from torch.distributed.tensor import Shard
 
@@ -160,7 +135,7 @@ def cut_rows_move_as_whole_ones():
     steps_on_sharded_weights(CUT_ROWS, Shard(0), "sgd-g", alpha=0.3)
 
 
-@two_processes
+@both
 def weight_and_bias_move_as_one_vector():
     from torch.distributed.tensor import Replicate, Shard
 
@@ -170,7 +145,7 @@ def weight_and_bias_move_as_one_vector():
     steps_on_sharded_weights(JOINT_ROWS, Shard(0), "adam-g", joint=True, alpha=0.3)
 
 
-@two_processes
+@both
 def replicated_weights_move_alike():
     from torch.distributed.tensor import Replicate
 
@@ -178,7 +153,7 @@ def replicated_weights_move_alike():
         steps_on_sharded_weights(WHOLE_ROWS + CUT_ROWS, Replicate(), method)
 
 
-@two_processes
+@both
 def partial_gradients_are_summed():
     from torch.distributed.tensor import DTensor, Partial, Shard
 
@@ -190,7 +165,7 @@ def partial_gradients_are_summed():
     assert_same(shared, plain)
 
 
-@two_processes
+@both
 def zero_row_is_refused_by_all_devices():
     from torch.distributed.tensor import Shard
 
@@ -276,7 +251,7 @@ def assert_same_network(inner, expected, tolerance=1e-11):
         assert_same(p, q, tolerance)
 
 
-@two_processes
+@both
 def two_devices_train_as_one():
     for wrap in (data_parallel, sharded):
         for method in ("sgd-g", "adam-g"):
@@ -285,13 +260,13 @@ def two_devices_train_as_one():
             assert_same_network(inner, trained_alone(method, 6)[0])
 
 
-@two_processes
+@both
 def network_in_parts_is_refused_by_split():
     with pytest.raises(ValueError, match="split: 'first.0.weight' lies in parts on several devices"):
         riembn.split(sharded(Network()), torch.randn(4, 3, 6, 6))
 
 
-@two_processes
+@both
 def state_is_saved_and_loaded_by_name():
     """From any of one process, DDP and FSDP to any other, through torch.distributed.checkpoint."""
     from torch.distributed.checkpoint import state_dict as by_name
@@ -327,7 +302,7 @@ def state_is_saved_and_loaded_by_name():
             assert_same(p, q, 1e-11)
 
 
-@two_processes
+@both
 def sharded_checkpoint_goes_on_where_it_was():
     """Each device writes and reads its own part, in the files of torch.distributed.checkpoint."""
     import tempfile
@@ -356,8 +331,6 @@ def sharded_checkpoint_goes_on_where_it_was():
             assert torch.equal(p.to_local(), q.to_local())
 
 
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", both.found)
 def test_two_processes(outcomes, name):
-    for outcome in outcomes:
-        assert name in outcome, "an earlier one failed, and the processes stopped there"
-        assert outcome[name] is None, outcome[name]
+    ask(outcomes, name)

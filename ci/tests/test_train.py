@@ -183,9 +183,17 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
 
 
 def test_running_statistics_keep_their_share_over_a_step_of_several_parts():
-    run = loop.Run(tiny(bn_decay=0.81, accumulate=2), "cpu", None)
-    (momentum,) = {m.momentum for m in run.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    assert (1 - momentum) ** 2 == pytest.approx(0.81)
+    parts = loop.Run(tiny(bn_decay=0.75, accumulate=4), "cpu", None)
+    alone = loop.Run(tiny(bn_decay=0.0), "cpu", None)
+    images, labels = parts.train_set.images[:32], parts.train_set.labels[:32]
+    parts._backward(images, labels, loop._Sums.on(parts.device), 0)
+    means = []
+    for some, wanted in zip(images.split(8), labels.split(8), strict=True):
+        alone._backward(some, wanted, loop._Sums.on(alone.device), 0)
+        means.append([b.clone() for n, b in alone.model.named_buffers() if n.endswith("running_mean")])
+    found = [b for n, b in parts.model.named_buffers() if n.endswith("running_mean")]
+    for after, *of_parts in zip(found, *means, strict=True):  # they start at 0
+        torch.testing.assert_close(after, 0.25 * torch.stack(of_parts).mean(0))
 
 
 @pytest.mark.slow

@@ -21,9 +21,11 @@ from .. import data, models
 from ..build import build_optimizer
 from ..invariance import split
 from ..kernels.build import library
+from .batch_norm import normalize_across
 from .checkpoint import Checkpoints
 from .config import METHODS, RunConfig
 from .curves import curves
+from .devices import Devices, gathered, load_model, load_optimizer
 from .environment import environment, peak_memory
 from .graphed import GraphedStep
 from .measure import Probe, probed_steps
@@ -52,6 +54,18 @@ class _Sums:
         count = torch.zeros((), dtype=torch.int64, device=device)
         return cls(loss=torch.zeros((), dtype=torch.float64, device=device), wrong=count, bad=count - 1)
 
+    def over(self, devices: Devices) -> _Sums:
+        """The same of all devices."""
+        late = torch.iinfo(torch.int64).max
+        bad = devices.least(torch.where(self.bad < 0, late, self.bad))
+        return _Sums(
+            loss=devices.total(self.loss),
+            wrong=devices.total(self.wrong),
+            bad=torch.where(bad == late, -1, bad),
+            steps=self.steps,
+            seconds=self.seconds,
+        )
+
     @torch.no_grad()
     def add(self, loss: Tensor, wrong: Tensor, step: int) -> None:
         self.loss = self.loss + loss.double()
@@ -70,10 +84,16 @@ class Run:
         *,
         compile: bool = False,
         cuda_graphs: bool = False,
+        devices: Devices | None = None,
     ) -> None:
         self.config = config
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        default = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.devices = devices or Devices(torch.device(default))
+        self.device = self.devices.device
         self.environment = environment(self.device)  # now: the checkout can change while a run lasts
+        if self.devices.count > 1:
+            self._check_devices(compile or cuda_graphs)
+            self.environment |= {"devices": self.devices.count, "sharded": self.devices.shard}
         if cuda_graphs:
             self._check_graphs()
         train_set, test_set = data.load(config.dataset, data_root)
@@ -93,7 +113,7 @@ class Run:
         self.crops = torch.Generator(self.device)
         with self._own_randomness("weights"):
             self._build()
-        self.forward: Any = self.model
+        self.forward: Any = self.wrapped
         if compile:
             # Eager's random numbers: else dropout would drop other values than without compiling.
             self.forward = torch.compile(self.model, options={"fallback_random": True})
@@ -115,19 +135,29 @@ class Run:
         self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                # The statistics move with each part of a batch; over a step they keep bn_decay.
-                module.momentum = 1 - config.bn_decay ** (1 / config.accumulate)
+                module.momentum = 1 - config.bn_decay
         example = self._input(self.train_set.images[:EXAMPLE_SIZE])
-        groups = split(self.model, example, rule=config.rule).groups()
-        self.probe = Probe(groups, grad_clip=config.grad_clip, alpha=config.alpha)
-        self.optimizer = build_optimizer(
-            self.model, example, config.method, rule=config.rule, **_settings(config)
-        )
+        found = split(self.model, example, rule=config.rule)
+        normalize_across(self.model, self.devices, config.accumulate)
+        self.wrapped = self.devices.wrap(self.model)
+        found = found.rebind(self.model)
+        self.probe = Probe(found.groups(), grad_clip=config.grad_clip, alpha=config.alpha)
+        self.optimizer = build_optimizer(self.model, found, config.method, **_settings(config))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         if config.method != "sgd" and self.device.type == "cpu":
             # Where there is no C compiler the step is another one, whose last bits differ.
             self.environment["compiled_step"] = library() is not None
+
+    def _check_devices(self, compiled: bool) -> None:
+        config, devices = self.config, self.devices
+        devices.check(batch_size=config.batch_size, parts=config.accumulate, dropout=config.dropout)
+        if compiled:
+            raise ValueError(
+                f"train: compile and cuda_graphs are for one device, not {devices.count}; leave them out."
+            )
+        if devices.shard and config.precision == "float16":
+            raise ValueError("train: shard=True does not go with precision='float16'; give 'bfloat16'.")
 
     def _check_graphs(self) -> None:
         if self.device.type != "cuda":
@@ -150,17 +180,18 @@ class Run:
         """Train from the last checkpoint, or from the start, to the end."""
         from tqdm import tqdm
 
-        config, size = self.config, len(self.train_set)
+        config, size, devices = self.config, len(self.train_set), self.devices
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         first, part, spent, bad_step = 0, None, 0.0, None
         if checkpoints and not resume:
-            checkpoints.clear()
-        elif checkpoints and (saved := checkpoints.newest(self.device)):
+            if devices.first:
+                checkpoints.clear()
+        elif checkpoints and (saved := devices.from_first(lambda: checkpoints.newest(self.device))):
             first, part, spent = saved["epoch"], saved.get("part"), saved["wall_seconds"]
             columns = {name: saved["columns"].get(name, [None] * first) for name in COLUMNS}
-            self.model.load_state_dict(saved["model"])
+            load_model(self.model, saved["model"])
             if first < config.epochs:
-                self.optimizer.load_state_dict(saved["optimizer"])
+                load_optimizer(self.optimizer, saved["optimizer"])
                 self.scaler.load_state_dict(saved.get("scaler", {}))
         started = last_kept = time.monotonic()  # not time.time, which a clock that is set moves
 
@@ -168,19 +199,22 @@ class Run:
             """Save a checkpoint if one is due: after so many epochs, or ``sums.steps`` into the next."""
             nonlocal last_kept
             over, now = epoch == config.epochs, time.monotonic()
-            due = sums is None if minutes is None else now - last_kept >= 60 * minutes
-            if checkpoints is None or not (due or over):
+            due = sums is None or over
+            if minutes is not None:
+                due = devices.from_first(lambda: over or now - last_kept >= 60 * minutes)
+            if checkpoints is None or not due:
                 return
             state = {
-                "model": self.model.state_dict(),
+                "model": gathered(self.model.state_dict()),
                 # A finished run is kept for its weights alone.
-                "optimizer": None if over else self.optimizer.state_dict(),
+                "optimizer": None if over else gathered(self.optimizer.state_dict()),
                 "scaler": self.scaler.state_dict(),
                 "columns": columns,
                 "part": None if sums is None else self._part(sums),
                 "wall_seconds": spent + now - started,
             }
-            checkpoints.save(epoch, state, steps=sums.steps if sums else 0)
+            if devices.first:
+                checkpoints.save(epoch, state, steps=sums.steps if sums else 0)
             last_kept = time.monotonic()
 
         bar = tqdm(
@@ -188,9 +222,9 @@ class Run:
             initial=steps_before(first, size, config.batch_size) + (part["steps"] if part else 0),
             desc=config.name,
             unit="step",
-            disable=None if progress is None else not progress,
+            disable=(None if progress is None else not progress) if devices.first else True,
         )
-        with bar, curves(tensorboard, config.name, first) as draw:
+        with bar, curves(tensorboard if devices.first else None, config.name, first) as draw:
             for epoch in range(first, config.epochs):
                 row, bad_step = self._epoch(epoch, bar, keep, part)
                 if bad_step is not None:
@@ -238,7 +272,7 @@ class Run:
                     images = data.reflect_crop_flip(images, padding=PADDING, generator=self.crops)
                 self._backward(images, labels, sums, first + number)
                 if number in probed:
-                    if int(sums.bad) >= 0:
+                    if int(sums.over(self.devices).bad) >= 0:
                         break
                     self.scaler.unscale_(self.optimizer)
                     self.probe.before_step()
@@ -251,6 +285,7 @@ class Run:
                 if sums.steps < len(order):
                     keep(epoch, sums)
                     started = time.monotonic() - sums.seconds
+        sums = sums.over(self.devices)
         if int(sums.bad) >= 0:
             return {}, int(sums.bad)
         seconds = time.monotonic() - started
@@ -272,15 +307,32 @@ class Run:
         }, None
 
     def _backward(self, images: Tensor, labels: Tensor, sums: _Sums, step: int) -> None:
-        """The gradient of the batch's mean loss, in ``accumulate`` parts."""
-        parts = self.config.accumulate
+        """The gradient of the batch's mean loss, in pieces: this device's of ``accumulate`` parts."""
+        config, devices = self.config, self.devices
+        own, pieces = devices.pieces(config.accumulate)
         self.optimizer.zero_grad(set_to_none=self.graphed_step is None)
-        for some, wanted in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-            with self._precision():
-                scores = self.forward(self._input(some))
-            loss = functional.cross_entropy(scores.float(), wanted) / parts
-            self.scaler.scale(loss).backward()
+        for number, (some, wanted) in enumerate(zip(images.chunk(pieces), labels.chunk(pieces), strict=True)):
+            if number not in own:
+                continue
+            self._prepare_part(number - own.start, len(own))
+            if config.dropout and pieces > 1:  # the same values on whichever device a part is computed
+                torch.manual_seed(seed_of("dropout", config.seed, step, number))
+            with devices.summing(self.wrapped, number == own[-1]):
+                with self._precision():
+                    scores = self.forward(self._input(some))
+                loss = functional.cross_entropy(scores.float(), wanted) / pieces
+                self.scaler.scale(loss * devices.count).backward()  # which takes the mean over devices
             sums.add(loss.detach(), (scores.argmax(1) != wanted).sum(), step)
+        if devices.count > 1:
+            devices.average(self.model.buffers())
+
+    def _prepare_part(self, part: int, parts: int) -> None:
+        """Let each part of a batch move the running statistics alike, and all together by 1 - bn_decay."""
+        if parts > 1:
+            share = (1 - self.config.bn_decay) / parts
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.momentum = share / (1 - (parts - 1 - part) * share)
 
     def _step(self) -> None:
         if self.graphed_step:
@@ -298,7 +350,7 @@ class Run:
         """All that the rest of an epoch depends on beyond weights and optimizer."""
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
-            **vars(sums),
+            **vars(sums.over(self.devices)),
             "seen": self.probe.seen,
             "crops": self.crops.get_state(),
             "random": torch.get_rng_state(),
@@ -312,7 +364,10 @@ class Run:
         torch.set_rng_state(part["random"].cpu())
         if part["cuda_random"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(part["cuda_random"].cpu(), self.device)
-        return _Sums(**{field.name: part[field.name] for field in fields(_Sums)})
+        sums = _Sums(**{field.name: part[field.name] for field in fields(_Sums)})
+        if not self.devices.first:  # what all devices had come to goes on in one of them
+            sums.loss, sums.wrong = torch.zeros_like(sums.loss), torch.zeros_like(sums.wrong)
+        return sums
 
     def _input(self, images: Tensor) -> Tensor:
         return data.normalize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
@@ -324,11 +379,14 @@ class Run:
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         wrong = torch.zeros((), dtype=torch.int64, device=self.device)
         images, labels = self.test_set.images, self.test_set.labels
-        for some, wanted in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+        rank, count = self.devices.rank, self.devices.count
+        for batch in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+            some, wanted = (t.tensor_split(count)[rank] for t in batch)
             with self._precision():
                 scores = self.model(self._input(some))
             loss_sum += functional.cross_entropy(scores.float(), wanted, reduction="sum").double()
             wrong += (scores.argmax(1) != wanted).sum()
+        loss_sum, wrong = self.devices.total(loss_sum), self.devices.total(wrong)
         return float(loss_sum) / len(labels), 100 * int(wrong) / len(labels)
 
     @contextmanager

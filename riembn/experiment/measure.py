@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..geometry import sphere, to_joint_rows, to_rows
 from ..optim import orthogonality, orthogonality_grad
+from ..optim.sharded import whole
 
 __all__ = ["PROBES", "Probe", "probed_steps"]
 
@@ -124,4 +125,5 @@ class Probe:
 
 def _rows(tensors: Sequence[Tensor], layout: dict[str, Any]) -> Tensor:
     """The vectors of a weight, or those that it makes up with its bias."""
+    tensors = [whole(t) for t in tensors]
     return to_joint_rows(*tensors, **layout) if len(tensors) > 1 else to_rows(*tensors, **layout)

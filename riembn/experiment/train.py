@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from .config import RunConfig
+from .devices import joined
 from .loop import Run
 from .record import Record
 from .store import Store
@@ -30,6 +33,7 @@ def train(
     device: torch.device | str | None = None,
     compile: bool = False,
     cuda_graphs: bool = False,
+    shard: bool = False,
     checkpoint_minutes: float | None = None,
     tensorboard: str | Path | None = None,
     progress: bool | None = None,
@@ -44,6 +48,8 @@ def train(
         device: Where to compute; None takes the GPU if there is one.
         compile: Train with ``torch.compile(model)``, which changes results by rounding only.
         cuda_graphs: Launch the optimizer's step as one CUDA graph; not with ``float16``.
+        shard: Cut weights and optimizer over the devices (FSDP2), instead of a copy on each (DDP); for processes
+            that `torchrun` starts. Results differ by rounding only, as they do with the number of devices.
         checkpoint_minutes: A checkpoint so many minutes after the one before, be it within an epoch; None makes
             one after each epoch. There is one at the end either way.
         tensorboard: Folder to which the record's columns are written as curves while the run lasts.
@@ -62,22 +68,42 @@ def train(
         raise ValueError(f"train: checkpoint_minutes={checkpoint_minutes!r} is not accepted; give 0 or more.")
     store = Store(store) if isinstance(store, str | Path) else store
 
-    def trained() -> Record:
-        with _ONE_RUN:
-            run = Run(config, device, data_root, compile=compile, cuda_graphs=cuda_graphs)
-            checkpoints = store.checkpoints(config) if store else None
-            return run.to_record(
-                checkpoints,
-                resume=resume,
-                minutes=checkpoint_minutes,
-                progress=progress,
-                tensorboard=tensorboard,
-            )
+    with joined(device, shard=shard) as devices:
 
-    if store is None:
-        return trained()
-    if resume and (record := store.get(config)) is not None:
-        return record
+        def trained() -> Record:
+            with _ONE_RUN:
+                run = Run(config, None, data_root, compile=compile, cuda_graphs=cuda_graphs, devices=devices)
+                return run.to_record(
+                    store.checkpoints(config) if store else None,
+                    resume=resume,
+                    minutes=checkpoint_minutes,
+                    progress=progress,
+                    tensorboard=tensorboard,
+                )
+
+        def present() -> Record | None:
+            return devices.from_first(lambda: store.get(config) if store and resume else None)
+
+        if store is None:
+            return trained()
+        if (record := present()) is not None:
+            return record
+        with _lock(store, config) if devices.first else nullcontext():
+            # It may have been finished between the look above and the lock.
+            if (record := present()) is not None:
+                return record
+            record = trained()
+
+            def kept() -> Record:
+                store.put(record)
+                store.checkpoints(config).keep_last()
+                return record
+
+            return devices.from_first(kept)
+
+
+@contextmanager
+def _lock(store: Store, config: RunConfig) -> Iterator[None]:
     from filelock import Timeout
 
     try:
@@ -91,10 +117,4 @@ def train(
             error.errno, f"cannot write to {store.path}: {error.strerror}; choose another store"
         ) from error
     with held:
-        # It may have been finished between the look above and the lock.
-        if resume and (record := store.get(config)) is not None:
-            return record
-        record = trained()
-        store.put(record)
-        store.checkpoints(config).keep_last()
-        return record
+        yield

@@ -23,7 +23,10 @@ from .row_math import compute_dtype
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
+_LAYOUT = ("row_dim", "conv_groups", "channels_per_row")
+
 __all__ = [
+    "cut_as",
     "is_sharded",
     "keep_part",
     "local",
@@ -140,18 +143,30 @@ def placed_as(p: Tensor, grad: Tensor) -> Tensor:
 
 def keep_part(t: Tensor, moved: Tensor) -> None:
     """Write this device's part of ``moved`` into ``t``: all of it, if ``t`` is no DTensor."""
-    if is_sharded(t):
-        from torch.distributed.tensor import DTensor, Replicate
+    local(t).copy_(local(_cut(t, moved)) if is_sharded(t) else moved)
 
-        everywhere = [Replicate()] * t.device_mesh.ndim
-        cut = DTensor.from_local(moved, t.device_mesh, everywhere, run_check=False)
-        moved = cut.redistribute(placements=t.placements).to_local()
-    local(t).copy_(moved)
+
+def cut_as(p: Tensor, value: Any, layout: dict[str, Any]) -> Any:
+    """A whole state of ``p`` as `on_local_rows` keeps it; ``layout`` may hold more than the layout, or none."""
+    if not is_sharded(p) or not isinstance(value, Tensor) or not value.dim():
+        return value
+    own = {key: value for key, value in layout.items() if key in _LAYOUT}
+    if value.shape == p.shape or (own and rows_are_whole(p, own)):
+        return _cut(p, value)
+    return value
 
 
 def stand_in(t: Tensor) -> Tensor:
     """A tensor of the shape of ``t``, to be looked at only."""
     return torch.empty(t.shape, device="meta") if is_sharded(t) else t
+
+
+def _cut(p: DTensor, value: Tensor) -> DTensor:
+    from torch.distributed.tensor import DTensor, Replicate
+
+    everywhere = [Replicate()] * p.device_mesh.ndim
+    spread = DTensor.from_local(value, p.device_mesh, everywhere, run_check=False)
+    return spread.redistribute(placements=p.placements)
 
 
 def _orthogonality_term(p: DTensor, alpha: float, layout: dict[str, Any]) -> Tensor:
