@@ -15,7 +15,7 @@ from ..geometry import row_view
 from . import joint
 from .loss_scaling import UNSCALED, LossScaling
 from .row_math import compute_dtype
-from .sharded import local, on_local_rows, placed_as, row_zeros, whole
+from .sharded import is_sharded, local, on_local_rows, placed_as, row_zeros, whole
 
 LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}
 """Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`.
@@ -108,13 +108,13 @@ class RowOptimizer(Optimizer):
     def _step_supports_amp_scaling(self) -> bool:
         """Asked by `torch.amp.GradScaler`: whether it may leave its scale and its verdict to the kernels unread."""
         return all(
-            not group.get("joint") and all(takes_on_device(group, p) for p in group["params"] if p.numel())
+            not group.get("joint") and all(takes_scaling(group, p) for p in group["params"] if p.numel())
             for group in self.param_groups
         )
 
     def _step_rows(self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling) -> None:
         grads = [dense_grad(p, type(self).__name__) for p in params]
-        if scaling.grad_scale is not None and not all(takes_on_device(group, p) for p in params):
+        if scaling.grad_scale is not None and not all(takes_scaling(group, p) for p in params):
             grads, scaling = scaling.divide(grads), UNSCALED
         self._step_group(group, params, grads, scaling)
 
@@ -224,6 +224,11 @@ def wants_fused(foreach: bool | None, fused: bool | None) -> bool:
 def takes_on_device(group: dict[str, Any], p: Tensor) -> bool:
     """Whether the kernels on a CUDA device take ``p``: then the host need know nothing of its step."""
     return wants_fused(group["foreach"], group["fused"]) and kernels.cuda.takes(local(p), layout(group))
+
+
+def takes_scaling(group: dict[str, Any], p: Tensor) -> bool:
+    """Whether those kernels undo a loss scale too: not where L^O is added before them, row by row of a DTensor."""
+    return takes_on_device(group, p) and not is_sharded(p)
 
 
 def check_range(
