@@ -335,6 +335,29 @@ def test_new_addresses_are_found():
     torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
 
 
+def test_a_capture_finds_its_plan_made_and_leaves_no_addresses_behind(monkeypatch):
+    # Tables that a capture makes are filled when the graph runs: a step outside must not read them before.
+    (p,), generator = make([(4, 10)])
+    optimizer = SGDG([p])
+    p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+    monkeypatch.setattr(cuda, "_plans", {})
+    with monkeypatch.context() as capture:
+        capture.setattr(cuda, "_capturing", lambda device: True)
+        with pytest.raises(RuntimeError, match="inside a CUDA graph capture; take one or more steps"):
+            optimizer.step()
+    optimizer.step()
+    (plan,) = cuda._plans.values()
+    kept = p.grad
+    p.grad = kept.clone()
+    with monkeypatch.context() as capture:
+        capture.setattr(cuda, "_capturing", lambda device: True)
+        capture.setattr(cuda, "_to_device", lambda table, device: table.to(device))
+        optimizer.step()
+    assert len(plan.addresses) == 1
+    optimizer.step()
+    assert len(plan.addresses) == 2
+
+
 def test_launches_are_few():
     shapes = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3), (256, 128, 3, 3)]
     shapes += [(256, 256, 3, 3), (512, 256, 3, 3), *[(512, 512, 3, 3)] * 3, (512, 512)]
@@ -352,9 +375,10 @@ def test_launches_are_few():
         (torch.randn(4, 1).expand(4, 3), CHANNEL),  # entries that share an address
         (torch.randn(8, 4, 6, 3)[:, ::2, ::2, ::2], CHANNEL),  # three strides along a row
         (torch.randn(0, 4), CHANNEL),
+        (torch.empty(1, cuda.LONGEST + 1), CHANNEL),
     ],
 )
-def test_what_two_strides_do_not_reach_is_left(p, layout):
+def test_what_the_kernels_cannot_take_is_left(p, layout):
     assert cuda._geometry(p.shape, p.stride(), **layout) is None
 
 

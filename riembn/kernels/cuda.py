@@ -21,7 +21,11 @@ from ..geometry import row_view
 
 __all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
 
-TAKEN = "float32, bfloat16 or float16 on a CUDA device that Triton compiles for, with Triton installed"
+LONGEST = 2**17
+"""Entries of the longest row taken: one program walks along a row, and lists of tensors use the whole device."""
+TAKEN = (
+    f"float32, bfloat16 or float16 on an NVIDIA GPU, rows of up to {LONGEST:,} entries, and Triton installed"
+)
 TILES = [(64, 32, 4), (256, 8, 4), (1024, 2, 4), (2048, 1, 4), (4096, 1, 8), (8192, 1, 32), (16384, 1, 32)]
 """Columns and rows of what one program holds in registers, and its warps; rows of more columns are read in pieces."""
 PIECE = (2048, 1, 8)
@@ -159,7 +163,8 @@ def _kernels() -> Any:
 
 @functools.cache
 def _compiles_for(device: torch.device) -> bool:
-    return _kernels() is not None and torch.cuda.get_device_capability(device) >= (7, 0)
+    known = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (7, 0)
+    return known and _kernels() is not None
 
 
 def _three(layout: dict[str, Any]) -> tuple[int, int, int | None]:
@@ -187,7 +192,7 @@ class _Geometry(NamedTuple):
 def _geometry(
     shape: torch.Size, stride: tuple[int, ...], row_dim: int, conv_groups: int, channels_per_row: int | None
 ) -> _Geometry | None:
-    """Rows and strides of a weight; None where rows or entries need more than two strides, or overlap."""
+    """Rows and strides of a weight; None where a row is too long, needs more than two strides, or overlaps."""
     weight = torch.empty_strided(shape, stride, device="meta")
     if not weight.numel():
         return None
@@ -202,9 +207,9 @@ def _geometry(
         reach += (size - 1) * step
     numbering = _merged([(size, step) for size, step, entry in dims if not entry])
     entries = _merged(sorted(((size, step) for size, step, entry in dims if entry), key=lambda dim: -dim[1]))
-    if len(numbering) > 2 or len(entries) > 2:
-        return None
     rows, fan_in = math.prod(n for n, _ in numbering), math.prod(n for n, _ in entries)
+    if len(numbering) > 2 or len(entries) > 2 or fan_in > LONGEST:
+        return None
     (row_outer, row_outer_stride), (row_inner, row_stride) = [(1, 0)] * (2 - len(numbering)) + numbering
     (entry_outer, entry_outer_stride), (entry_inner, entry_stride) = [(1, 0)] * (2 - len(entries)) + entries
     return _Geometry(

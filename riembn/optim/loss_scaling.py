@@ -45,9 +45,8 @@ class LossScaling(NamedTuple):
             if self.found_inf is None:
                 torch._foreach_add_(counts, 1)
             else:
-                torch._foreach_add_(
-                    counts, (self.found_inf == 0).to(device, torch.float32, non_blocking=True)
-                )
+                goes_on = (self.found_inf == 0).reshape(())
+                torch._foreach_add_(counts, goes_on.to(device, torch.float32, non_blocking=True))
 
 
 UNSCALED = LossScaling(None, None)
