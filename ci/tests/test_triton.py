@@ -142,6 +142,22 @@ def test_extreme_gradients_equal_reference(method, size, radial, pieces, request
 
 @pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("method", ON_SPHERE)
+def test_a_gradient_along_the_weight_leaves_the_step_tangent(method, pieces, request):
+    if pieces:
+        request.getfixturevalue("short_registers")
+    optimizer_class, options = METHODS[method]
+    (p,), generator = make([(4, 33)])
+    optimizer = optimizer_class([p], **options)
+    for _ in range(5):
+        p.grad = torch.randn(p.shape, generator=generator).to(DEVICE) + 1e4 * p.detach()
+        optimizer.step()
+        assert ((p.detach().double().norm(dim=1) - 1).abs() < 1e-6).all()
+    m = optimizer.state[p]["momentum_buffer" if method == "sgd-g" else "exp_avg"]
+    assert ((p.detach() * m).sum(1) / m.norm(dim=1)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("method", ON_SPHERE)
 def test_unclipped_equals_reference(method, pieces, request):
     if pieces:
         request.getfixturevalue("short_registers")

@@ -172,6 +172,9 @@ def manifold_step(
     bits = _power_bits(tl.max(tl.abs(g), axis=1))
     h = g * _power(bits)[:, None]
     h -= tl.sum(y * h, axis=1)[:, None] * y
+    h -= (
+        tl.sum(y * h, axis=1)[:, None] * y
+    )  # what rounding left, where the gradient is nearly along the weight
     norm = tl.sqrt_rn(tl.sum(h * h, axis=1))
     factor = _clipped(norm, _power(254 - bits), grad_clip)
     if ADAM:
@@ -241,9 +244,11 @@ def manifold_step_long(
     hh = s_gg - s_wg * radial
     hm = tl.sum(gm * less, axis=0) - radial * tl.sum(wm, axis=0)
 
+    extra = 0.0 * radial  # what rounding leaves of the gradient along the weight
     careful = (s_gg > 0) & (hh < 1e-2 * s_gg)
     if careful:
         total = tl.zeros([BLOCK_COLUMNS], tl.float32)
+        along = tl.zeros([BLOCK_COLUMNS], tl.float32)
         for start in range(0, end, BLOCK_COLUMNS):
             mask = start + column < fan_in
             at = _offsets(size, row, start + column, DENSE, UNIT)
@@ -251,7 +256,10 @@ def manifold_step_long(
             g = _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
             h = g * scale - radial * w
             total += h * h
-        hh = tl.sum(total, axis=0)
+            along += h * w
+        left = tl.sum(along, axis=0)
+        extra = tl.div_rn(left, square)
+        hh = tl.maximum(tl.sum(total, axis=0) - left * extra, 0.0)
     norm = tl.sqrt_rn(hh)
     factor = _clipped(norm, unscale, grad_clip)
     if ADAM:
@@ -271,7 +279,7 @@ def manifold_step_long(
             w = tl.load(w_at + at, mask=mask, other=0.0).to(tl.float32)
             g = _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
             m = tl.load(m_at + at, mask=mask, other=0.0)
-            d = decay * m + step * (g * scale - radial * w)
+            d = decay * m + step * (g * scale - radial * w - extra * w)
             lower = tl.minimum(bits, _power_bits(tl.abs(d)))
             less = _power(tl.maximum(127 + lower - bits, 0))
             bits = lower
@@ -290,7 +298,7 @@ def manifold_step_long(
         w = tl.load(w_at + at, mask=mask, other=0.0).to(tl.float32)
         g = _unscaled(tl.load(g_at + at, mask=mask, other=0.0), grad_scale)
         m = tl.load(m_at + at, mask=mask, other=0.0)
-        d = decay * m + step * (g * scale - radial * w)
+        d = decay * m + step * (g * scale - radial * w - extra * w)
         y = w * inverse
         tl.store(w_at + at, (a * y + b * d).to(W), mask=mask)
         tl.store(m_at + at, a * d + c * y, mask=mask)
