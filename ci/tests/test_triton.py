@@ -57,7 +57,7 @@ def kernels(monkeypatch):
 
 
 def _could_take(p, layout):
-    return p.dtype in cuda._TYPES and cuda._geometry(p.shape, p.stride(), **layout) is not None
+    return p.dtype in cuda._TYPES and cuda._fits(p, layout)
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ def test_launches_are_few():
     ],
 )
 def test_what_the_kernels_cannot_take_is_left(p, layout):
-    assert cuda._geometry(p.shape, p.stride(), **layout) is None
+    assert not cuda._fits(p, layout)
 
 
 def test_gaps_between_rows_and_entries_are_stepped_over():

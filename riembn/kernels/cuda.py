@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..geometry import row_view
+from .strides import Geometry, geometry
 
 __all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
 
@@ -40,7 +40,7 @@ def takes(p: Tensor, layout: dict[str, Any]) -> bool:
         p.device.type == "cuda"
         and p.dtype in _TYPES
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
-        and _geometry(p.shape, p.stride(), *_three(layout)) is not None
+        and _fits(p, layout)
         and _compiles_for(p.device)
     )
 
@@ -167,66 +167,13 @@ def _compiles_for(device: torch.device) -> bool:
     return known and _kernels() is not None
 
 
+def _fits(p: Tensor, layout: dict[str, Any]) -> bool:
+    found = geometry(p.shape, p.stride(), *_three(layout))
+    return found is not None and found.fan_in <= LONGEST
+
+
 def _three(layout: dict[str, Any]) -> tuple[int, int, int | None]:
     return layout["row_dim"], layout["conv_groups"], layout["channels_per_row"]
-
-
-class _Geometry(NamedTuple):
-    """Where the entries of a weight lie: entry e of row r is at its row's two strides plus its own two."""
-
-    rows: int
-    fan_in: int
-    row_inner: int
-    row_outer_stride: int
-    row_stride: int
-    entry_inner: int
-    entry_outer_stride: int
-    entry_stride: int
-
-    @property
-    def dense(self) -> bool:
-        return self.row_inner >= self.rows and self.entry_inner >= self.fan_in and self.entry_stride == 1
-
-
-@functools.lru_cache(maxsize=4096)
-def _geometry(
-    shape: torch.Size, stride: tuple[int, ...], row_dim: int, conv_groups: int, channels_per_row: int | None
-) -> _Geometry | None:
-    """Rows and strides of a weight; None where a row is too long, needs more than two strides, or overlaps."""
-    weight = torch.empty_strided(shape, stride, device="meta")
-    if not weight.numel():
-        return None
-    view, along = row_view(
-        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
-    )
-    dims = [(view.shape[d], view.stride(d), d in along) for d in range(view.dim()) if view.shape[d] > 1]
-    reach = 0
-    for size, step, _ in sorted(dims, key=lambda dim: dim[1]):
-        if step <= reach:
-            return None
-        reach += (size - 1) * step
-    numbering = _merged([(size, step) for size, step, entry in dims if not entry])
-    entries = _merged(sorted(((size, step) for size, step, entry in dims if entry), key=lambda dim: -dim[1]))
-    rows, fan_in = math.prod(n for n, _ in numbering), math.prod(n for n, _ in entries)
-    if len(numbering) > 2 or len(entries) > 2 or fan_in > LONGEST:
-        return None
-    (row_outer, row_outer_stride), (row_inner, row_stride) = [(1, 0)] * (2 - len(numbering)) + numbering
-    (entry_outer, entry_outer_stride), (entry_inner, entry_stride) = [(1, 0)] * (2 - len(entries)) + entries
-    return _Geometry(
-        rows, fan_in, row_inner, row_outer_stride, row_stride or fan_in,
-        entry_inner, entry_outer_stride, entry_stride or 1,
-    )  # fmt: skip
-
-
-def _merged(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sizes and strides, outermost first, with what can be walked in one stride made one."""
-    merged: list[tuple[int, int]] = []
-    for size, step in dims:
-        if merged and merged[-1][1] == size * step:
-            merged[-1] = (merged[-1][0] * size, step)
-        else:
-            merged.append((size, step))
-    return merged
 
 
 class _Batch(NamedTuple):
@@ -276,28 +223,28 @@ def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dic
 def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dict[str, Any]) -> _Plan:
     foreign: list[tuple[int, int]] = []
     dtypes = [[t.dtype for t in column] for column in columns]
-    by_launch: dict[Any, list[tuple[int, _Geometry]]] = {}
+    by_launch: dict[Any, list[tuple[int, Geometry]]] = {}
     for i, (p, *rest) in enumerate(zip(*columns, strict=True)):
         for c, t in enumerate(rest, start=1):
             if c == 2 or t.dtype not in _TYPES:
                 dtypes[c][i] = torch.float32
             if not _same_order(p, t) or dtypes[c][i] != t.dtype:
                 foreign.append((c, i))
-        geometry = _geometry(p.shape, p.stride(), *_three(layout))
-        assert geometry is not None  # `takes` has said so
-        tile = next((tile for tile in TILES if geometry.fan_in <= tile[0]), None)
+        found = geometry(p.shape, p.stride(), *_three(layout))
+        assert found is not None  # `takes` has said so
+        tile = next((tile for tile in TILES if found.fan_in <= tile[0]), None)
         types = _TYPES[p.dtype], _TYPES[dtypes[1][i]]
         unit = 4 if types == ("float32", "float32") else 8  # entries in 16 bytes of the smaller type
-        if not (geometry.dense and geometry.fan_in % unit == 0 and geometry.row_stride % unit == 0):
+        if not (found.dense and found.fan_in % unit == 0 and found.row_stride % unit == 0):
             unit = 1
-        kind = tile, geometry.dense, unit, types
-        by_launch.setdefault(kind, []).append((i, geometry))
+        kind = tile, found.dense, unit, types
+        by_launch.setdefault(kind, []).append((i, found))
     batches = []
     for (tile, dense, unit, types), members in by_launch.items():
         columns_each, rows_each, warps = tile or PIECE
         if unit == 1:
             warps = min(2 * warps, 32)  # an address an entry: fewer entries a thread, to stay in registers
-        blocks = [-(-geometry.rows // rows_each) for _, geometry in members]
+        blocks = [-(-g.rows // rows_each) for _, g in members]
         firsts = [sum(blocks[:k]) for k in range(len(blocks))]
         sizes = [[g.rows, g.fan_in, first, *g[2:], 0] for (_, g), first in zip(members, firsts, strict=True)]
         programs = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(blocks))
