@@ -72,7 +72,8 @@ def _complain(options: argparse.Namespace, error: Exception) -> None:
 def _train(options: argparse.Namespace) -> int:
     config = preset(options.preset[-1], options.profile, **_overrides(options))
     if options.dry_run:
-        _print_plan([config], options.store)
+        if is_first():
+            _print_plan([config], options.store)
         return 0
     record = train(
         config,

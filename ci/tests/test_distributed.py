@@ -13,7 +13,7 @@ from torch.nn import functional
 import riembn
 from riembn.optim import PSISGD, SGDG, AdamG
 
-pytestmark = pytest.mark.xdist_group("distributed")  # one pair of processes for all tests of this file
+pytestmark = pytest.mark.xdist_group("distributed")  # one pair of processes at a time
 METHODS = {
     "sgd-g": (SGDG, dict(lr=0.2)),
     "adam-g": (AdamG, dict(lr=0.05)),
