@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """#!/usr/bin/env bash
 case "$*" in
   "-m venv --clear "*) echo venv >>"$LOG"; rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+  "-m pip install -qq triton"*) echo triton >>"$LOG"; [[ -z "${NO_TRITON:-}" ]] ;;
   "-m pip install "*) echo pip >>"$LOG"; [[ -z "${BROKEN:-}" ]] ;;
+  "-c "*torch.version.cuda*) exit "${TORCH_BRINGS_TRITON:-0}" ;;
   "-c "*) exit "${UNSUPPORTED:-0}" ;;
 esac
 """
@@ -52,7 +54,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 def test_missing_environment_is_made_once(checkout: Checkout) -> None:
     status, asked, said = checkout.setup()
-    assert (status, asked) == (0, ["venv", "pip", "pip"])
+    assert (status, asked) == (0, ["venv", "pip", "triton", "pip"])
     assert said.startswith("Making .venv with ") and said.count("\n") == 1
     assert checkout.setup() == (0, [], "")
 
@@ -61,20 +63,30 @@ def test_missing_environment_is_made_once(checkout: Checkout) -> None:
 def test_changed_requirements_bring_it_up_to_date(checkout: Checkout, name: str) -> None:
     checkout.setup()
     (checkout.root / name).write_text("changed\n")
-    assert checkout.setup() == (0, ["pip", "pip"], "Requirements changed: bringing .venv up to date\n")
+    assert checkout.setup() == (0, ["pip", "triton", "pip"], "Requirements changed: bringing .venv up to date\n")
     assert checkout.setup() == (0, [], "")
 
 
 def test_install_that_did_not_finish_does_not_count(checkout: Checkout) -> None:
     status, asked, _ = checkout.setup(BROKEN="1")
     assert status != 0 and asked == ["venv", "pip"]
-    assert checkout.setup()[:2] == (0, ["venv", "pip", "pip"])
+    assert checkout.setup()[:2] == (0, ["venv", "pip", "triton", "pip"])
 
 
 def test_moved_checkout_is_set_up_again(checkout: Checkout, tmp_path: Path) -> None:
     checkout.setup()
     checkout.root = checkout.root.rename(tmp_path / "moved")
-    assert checkout.setup()[:2] == (0, ["pip", "pip"])
+    assert checkout.setup()[:2] == (0, ["pip", "triton", "pip"])
+
+
+def test_triton_is_installed_where_torch_brings_none(checkout: Checkout) -> None:
+    assert checkout.setup(TORCH_BRINGS_TRITON="1")[:2] == (0, ["venv", "pip", "pip"])
+
+
+def test_machine_without_triton_does_without(checkout: Checkout) -> None:
+    status, asked, said = checkout.setup(NO_TRITON="1")
+    assert (status, asked) == (0, ["venv", "pip", "triton", "pip"]) and "tests will be skipped" in said
+    assert checkout.setup() == (0, [], "")
 
 
 def test_linked_environment_is_left_alone(checkout: Checkout, tmp_path: Path) -> None:
