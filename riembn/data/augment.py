@@ -58,8 +58,11 @@ def normalize(images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequ
     if mean.shape != std.shape or mean.shape != images.shape[1:2]:
         given = f"mean of shape {tuple(mean.shape)} and std of shape {tuple(std.shape)}"
         raise ValueError(f"normalize: {given} for {images.shape[1]} channel(s); give one value a channel.")
-    scale, shift = 1 / (255 * std), -mean / std
-    return torch.addcmul(shift[:, None, None], images.to(torch.float32), scale[:, None, None])
+    # One value a pixel, since broadcasting keeps the operation from using vector instructions.
+    pixels = images.shape[1:]
+    scale, shift = (v[:, None, None].expand(pixels).contiguous() for v in (1 / (255 * std), -mean / std))
+    x = images.to(torch.float32)
+    return torch.addcmul(shift, x, scale, out=x)
 
 
 def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Generator) -> Tensor:
