@@ -84,8 +84,8 @@ def to_rows(
         weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
     )
     numbering = [d for d in range(view.dim()) if d not in along]
-    rows = math.prod(view.shape[d] for d in numbering)
-    fan_in = math.prod(view.shape[d] for d in along)
+    rows = math.prod([view.shape[d] for d in numbering])
+    fan_in = math.prod([view.shape[d] for d in along])
     return view.permute(*numbering, *along).reshape(rows, fan_in)
 
 
@@ -169,7 +169,7 @@ def row_count(
     view, along = row_view(
         weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
     )
-    return math.prod(view.shape[d] for d in range(view.dim()) if d not in along)
+    return math.prod([view.shape[d] for d in range(view.dim()) if d not in along])
 
 
 def _channels(weight: Tensor, row_dim: int, conv_groups: int) -> int:

@@ -52,6 +52,7 @@ class AdamG(RowOptimizer):
         alpha: Weight of the orthogonality regularizer, as for `SGDG`.
         foreach: As for `SGDG`.
         fused: As for `SGDG`.
+        maximize: As for `SGDG`; the moments are those of the gradients as they are given.
 
     Raises:
         ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
@@ -77,9 +78,17 @@ class AdamG(RowOptimizer):
         alpha: float = 0.0,
         foreach: bool | None = None,
         fused: bool | None = None,
+        maximize: bool = False,
     ) -> None:
         defaults = dict(
-            lr=lr, betas=betas, eps=eps, grad_clip=grad_clip, alpha=alpha, foreach=foreach, fused=fused
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            grad_clip=grad_clip,
+            alpha=alpha,
+            foreach=foreach,
+            fused=fused,
+            maximize=maximize,
         )
         super().__init__(params, defaults)
 
@@ -249,7 +258,7 @@ def _fused_adam_g(
     for kernels, (ps, gs, ms, vs, ts) in taken:
         gs = add_orthogonality(ps, gs, alpha, layout, scaling.grad_scale) if alpha else gs
         if kernels is cpu:
-            rates = [float(lr) * _bias_correction(betas, t) for t in ts]
+            rates = [float(lr * _bias_correction(betas, t)) for t in ts]
             cpu.adam_g(ps, gs, ms, vs, rates, layout, betas, eps, grad_clip)
         else:
             ts = [t.to(p.device, non_blocking=True) for p, t in zip(ps, ts, strict=True)]
@@ -259,7 +268,10 @@ def _fused_adam_g(
         _multi_tensor_adam_g(ps, gs, ms, vs, ts, layout, lr, betas, eps, grad_clip, alpha)
 
 
-def _bias_correction(betas: tuple[float, float], step: Tensor) -> float:
+def _bias_correction(betas: tuple[float, float], step: Tensor) -> float | Tensor:
+    if torch.compiler.is_compiling():  # a number would be compiled in, and so compiled anew at each step
+        exact = step.double()
+        return torch.sqrt(1 - betas[1] ** exact) / (1 - betas[0] ** exact)
     t = int(step)
     return math.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from .row_optimizer import RowOptimizer
+from .row_optimizer import RowOptimizer, fill_in
 
 __all__ = ["Combined"]
 
@@ -96,7 +96,7 @@ class Combined(Optimizer):
         for part in self.parts:
             vars(part).update(scaling)
             try:
-                part.step()
+                _step_of_part(part)
             finally:
                 for name in scaling:
                     delattr(part, name)
@@ -126,6 +126,8 @@ class Combined(Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         kept = {p: state_dict["state"].get(i, {}) for p, i in zip(params, saved_ids, strict=True)}
         for part in self.parts:
+            for group in part.param_groups:
+                fill_in(group, part.defaults)
             if isinstance(part, RowOptimizer):
                 part.restore_precision(kept)
 
@@ -147,3 +149,13 @@ class Combined(Optimizer):
         for i, part in enumerate(self.parts):
             part.param_groups = [group for group in self.param_groups if group["part"] == i]
             part.state = self.state
+
+
+def _step_of_part(part: Optimizer) -> None:
+    """``part.step()`` with the hooks of that part alone: those for all optimizers fire for the whole, once."""
+    for before in part._optimizer_step_pre_hooks.values():
+        before(part, (), {})
+    step = type(part).step
+    (step.__wrapped__ if getattr(step, "hooked", False) else step)(part)  # type: ignore[attr-defined]
+    for after in part._optimizer_step_post_hooks.values():
+        after(part, (), {})

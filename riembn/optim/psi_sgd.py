@@ -39,6 +39,7 @@ class PSISGD(RowOptimizer):
         momentum: Share of the last step that is kept, in [0, 1).
         foreach: As for `SGDG`.
         fused: As for `SGDG`.
+        maximize: As for `SGDG`.
 
     Raises:
         ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
@@ -64,8 +65,10 @@ class PSISGD(RowOptimizer):
         momentum: float = 0.0,
         foreach: bool | None = None,
         fused: bool | None = None,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, dict(lr=lr, momentum=momentum, foreach=foreach, fused=fused))
+        defaults = dict(lr=lr, momentum=momentum, foreach=foreach, fused=fused, maximize=maximize)
+        super().__init__(params, defaults)
 
     def _check_options(self, group: dict[str, Any]) -> None:
         super()._check_options(group)

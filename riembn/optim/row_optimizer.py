@@ -58,6 +58,11 @@ class RowOptimizer(Optimizer):
         if self._ready:
             self._to_unit_rows(group)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            fill_in(group, {"maximize": False, **self.defaults})
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `torch.optim.Optimizer.load_state_dict`; state of half-precision weights stays float32."""
         super().load_state_dict(state_dict)
@@ -116,6 +121,8 @@ class RowOptimizer(Optimizer):
         grads = [dense_grad(p, type(self).__name__) for p in params]
         if scaling.grad_scale is not None and not all(takes_scaling(group, p) for p in params):
             grads, scaling = scaling.divide(grads), UNSCALED
+        if group["maximize"]:  # a step against the negative gradient is a step of the negative rate
+            group = {**group, "lr": -group["lr"], "alpha": -group.get("alpha", 0.0)}
         self._step_group(group, params, grads, scaling)
 
     def _step_group(
@@ -208,6 +215,12 @@ def layout(group: dict[str, Any]) -> dict[str, Any]:
     return {key: group[key] for key in LAYOUT}
 
 
+def fill_in(group: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Give a group that was saved before an option existed the default of that option."""
+    for key, value in defaults.items():
+        group.setdefault(key, value)
+
+
 def chosen_path(paths: tuple[_Path, _Path, _Path], foreach: bool | None, fused: bool | None) -> _Path:
     """The single-tensor, foreach or fused implementation: what is asked for, or else the fastest."""
     single_tensor, multi_tensor, fused_step = paths
@@ -217,8 +230,8 @@ def chosen_path(paths: tuple[_Path, _Path, _Path], foreach: bool | None, fused: 
 
 
 def wants_fused(foreach: bool | None, fused: bool | None) -> bool:
-    """Whether the fused step is asked for, or may be chosen."""
-    return bool(fused or (fused is None and foreach is None and not torch.compiler.is_compiling()))
+    """Whether the fused step is asked for, or may be chosen; `torch.compile` makes its own."""
+    return not torch.compiler.is_compiling() and bool(fused or (fused is None and foreach is None))
 
 
 def takes_on_device(group: dict[str, Any], p: Tensor) -> bool:

@@ -61,6 +61,7 @@ class SGDG(RowOptimizer):
             exist. On a CUDA device such a step waits for nothing: it can be captured in a CUDA graph, in which
             ``lr`` can be changed if it is a tensor on the device, and `torch.amp.GradScaler` leaves scaling
             and skipping to it.
+        maximize: Ascend along the gradients instead of descending; ``alpha`` still makes rows orthogonal.
 
     Raises:
         ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
@@ -92,9 +93,16 @@ class SGDG(RowOptimizer):
         alpha: float = 0.0,
         foreach: bool | None = None,
         fused: bool | None = None,
+        maximize: bool = False,
     ) -> None:
         defaults = dict(
-            lr=lr, momentum=momentum, grad_clip=grad_clip, alpha=alpha, foreach=foreach, fused=fused
+            lr=lr,
+            momentum=momentum,
+            grad_clip=grad_clip,
+            alpha=alpha,
+            foreach=foreach,
+            fused=fused,
+            maximize=maximize,
         )
         super().__init__(params, defaults)
 
