@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riembn.geometry import row_view, to_rows
-from riembn.optim import PSISGD, SGDG, AdamG, orthogonality, orthogonality_grad, reference
+from riembn.optim import PSISGD, SGDG, AdamG, batches, orthogonality, orthogonality_grad, reference
 from riembn.optim.row_math import clipped_tangent
 
 METHODS = {
@@ -430,3 +430,85 @@ def test_row_view_covers_to_rows():
         view, along = row_view(w, **layout)
         norms = torch.linalg.vector_norm(view, dim=along).flatten()
         torch.testing.assert_close(norms, to_rows(w, **layout).norm(dim=1))
+
+
+@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("method", ["sgd-g", "adam-g"])
+def test_a_nearly_radial_gradient_leaves_unit_rows(method, foreach):
+    optimizer_class, options = METHODS[method]
+    p = torch.nn.Parameter(torch.randn(16, 300))
+    optimizer = optimizer_class([p], foreach=foreach, **options)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e3, 1e4, 1e5):
+        p.grad = torch.randn(16, 300, generator=generator) + size * 300**0.5 * p.detach()
+        optimizer.step()
+        assert (p.detach().double().norm(dim=1) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("foreach", FOREACH)
+def test_row_norms_do_not_drift_in_20000_steps(foreach):
+    p = torch.nn.Parameter(torch.randn(4, 9))
+    optimizer = SGDG([p], foreach=foreach, lr=0.02)
+    grads = torch.randn(50, 4, 9, generator=torch.Generator().manual_seed(0))
+    for i in range(20_000):
+        p.grad = grads[i % 50]
+        optimizer.step()
+    assert (p.detach().double().norm(dim=1) - 1).abs().max() < 3e-7
+    along = (p.detach() * optimizer.state[p]["momentum_buffer"]).double().sum(1)
+    assert along.abs().max() < 1e-6
+
+
+@given(
+    kind=st.sampled_from(["linear", "convolution", "transposed", "one vector", "blocks"]),
+    rows=st.integers(1, 4096),
+    fan_in=st.integers(2, 30_000),
+    block=st.sampled_from([1, 64, 1000, 2**18]),
+    strides=st.sampled_from(["contiguous", "channels last", "turned", "gaps"]),
+    expanded=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    method=st.sampled_from(list(METHODS)),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=50)
+def test_pieces_of_any_size_equal_the_loop(
+    kind, rows, fan_in, block, strides, expanded, dtype, method, seed
+):
+    fan_in = min(fan_in, max(2, 30_000 // rows))
+    rows = min(rows, 300) if block < 1000 else rows
+    shape = {
+        "linear": (rows, fan_in),
+        "convolution": (rows, -(-fan_in // 6), 2, 3),
+        "transposed": (2 * -(-fan_in // 12), rows, 2, 3),
+        "one vector": (rows, fan_in),
+        "blocks": (3 * rows, fan_in),
+    }[kind]
+    layout = {
+        "transposed": dict(row_dim=1, conv_groups=2),
+        "one vector": dict(channels_per_row=None),
+        "blocks": dict(channels_per_row=3),
+    }.get(kind, {})
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    if strides == "channels last" and len(shape) == 4:
+        start = start.contiguous(memory_format=torch.channels_last)
+    elif strides == "turned":
+        start = start.transpose(0, 1).contiguous().transpose(0, 1)
+    elif strides == "gaps":
+        start = torch.stack([start, start], dim=-1)[..., 0]
+    grads = 0.1 * torch.randn(2, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    if expanded:
+        grads = grads[:, :1].expand(2, *shape)
+    optimizer_class, options = METHODS[method]
+    results = []
+    for foreach in (True, False):
+        p = torch.nn.Parameter(torch.empty_strided(shape, start.stride(), dtype=dtype).copy_(start))
+        optimizer = optimizer_class([{"params": [p], **layout}], foreach=foreach, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batches, "BLOCK", block)
+            for g in grads:
+                p.grad = g
+                optimizer.step()
+        results.append([p.detach(), *(v for k, v in optimizer.state[p].items() if k != "step")])
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}[dtype]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)

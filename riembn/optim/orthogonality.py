@@ -40,4 +40,4 @@ def orthogonality_grad(rows: Tensor, alpha: float | Tensor, *, among: Tensor | N
     among = rows if among is None else among
     few_rows = among.shape[-2] <= among.shape[-1]
     product = (rows @ among.mT) @ among if few_rows else rows @ (among.mT @ among)
-    return (product - rows) * (2 * alpha)
+    return product.sub_(rows).mul_(2 * alpha)

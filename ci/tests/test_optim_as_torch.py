@@ -1,0 +1,317 @@
+"""The optimizers keep what torch promises of its own: options, copies, hooks, `torch.compile`, memory, import time."""
+
+import copy
+import io
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from riembn.optim import PSISGD, SGDG, AdamG, Combined, batches
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.memory import peak_bytes, state_bytes  # noqa: E402
+
+METHODS = {
+    "sgd-g": (SGDG, dict(lr=0.2)),
+    "adam-g": (AdamG, dict(lr=0.05)),
+    "psi-sgd": (PSISGD, dict(lr=0.05, momentum=0.9)),
+}
+PATHS = {"loop": dict(foreach=False), "lists": dict(foreach=True), "fused": dict(fused=True)}
+SHAPES = [(4, 6), (3, 2, 3, 3), (5, 4)]
+compiled = any(map(shutil.which, ("cc", "gcc", "clang")))
+methods = pytest.mark.parametrize("method", METHODS)
+paths = pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[] if p != "fused" or compiled else pytest.mark.skip) for p in PATHS]
+)
+
+
+def made(method, path, dtype=torch.float64, **options):
+    optimizer_class, usual = METHODS[method]
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in SHAPES]
+    return params, optimizer_class(params, **{**usual, **PATHS[path], **options})
+
+
+def steps(params, optimizer, times, seed=1, sign=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(times):
+        for p in params:
+            p.grad = (0.1 * sign * torch.randn(p.shape, generator=generator)).to(p.dtype)
+        optimizer.step()
+
+
+def assert_same(a, b, tolerance=0.0):
+    (params, first), (others, second) = a, b
+    for p, q in zip(params, others, strict=True):
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
+        assert first.state[p].keys() == second.state[q].keys()
+        for key, value in first.state[p].items():
+            torch.testing.assert_close(value, second.state[q][key], rtol=tolerance, atol=tolerance)
+
+
+@paths
+@methods
+def test_maximize_is_descent_along_the_negative_gradient(method, path):
+    options = {} if method == "psi-sgd" else dict(alpha=0.1)
+    up, down = made(method, path, maximize=True, **options), made(method, path, **options)
+    steps(*up, 4)
+    steps(*down, 4, sign=-1.0)
+    for p, q in zip(up[0], down[0], strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-14)
+
+
+@paths
+@methods
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_rate_in_a_tensor_is_followed_when_it_changes(method, path, shape):
+    rate = METHODS[method][1]["lr"]
+    number = made(method, path)
+    tensor = made(method, path, lr=torch.full(shape, rate, dtype=torch.float64))
+    for i in range(3):
+        steps(*number, 1, seed=i)
+        steps(*tensor, 1, seed=i)
+        number[1].param_groups[0]["lr"] *= 0.5
+        tensor[1].param_groups[0]["lr"].mul_(0.5)
+    assert_same(number, tensor, 1e-13)
+
+
+@methods
+def test_sparse_gradients_are_refused_by_name(method):
+    embedding = torch.nn.Embedding(5, 3, sparse=True)
+    optimizer = METHODS[method][0](embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([1, 2])).sum().backward()
+    before = embedding.weight.detach().clone()
+    with pytest.raises(RuntimeError, match=f"^{type(optimizer).__name__}: a sparse gradient.*sparse=False"):
+        optimizer.step()
+    assert torch.equal(embedding.weight, before)
+
+
+@pytest.mark.parametrize("path", ["loop", "lists", "automatic"])
+@methods
+def test_a_mixed_group_moves_each_weight_as_if_alone(method, path):
+    optimizer_class, usual = METHODS[method]
+    usual = {**usual, **PATHS.get(path, {})}
+    generator = torch.Generator().manual_seed(0)
+    kinds = [(torch.float32, (4, 6)), (torch.float64, (3, 5)), (torch.bfloat16, (4, 8)), (torch.float32, (0, 3))]
+    starts = [torch.randn(shape, generator=generator).to(dtype) for dtype, shape in kinds] + [torch.randn(2, 2)]
+    together, alone = ([torch.nn.Parameter(w.clone()) for w in starts] for _ in range(2))
+    optimizers = [optimizer_class(together, **usual), *(optimizer_class([p], **usual) for p in alone)]
+    still = together[-1].detach().clone()
+    for _ in range(3):
+        for p, q in zip(together[:-1], alone[:-1], strict=True):  # the last has no gradient
+            p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q, one in zip(together, alone, optimizers[1:], strict=True):
+        assert torch.equal(p, q)
+        assert all(torch.equal(v, one.state[q][k]) for k, v in optimizers[0].state[p].items())
+    assert torch.equal(together[-1], still) and not optimizers[0].state[together[-1]]
+
+
+@methods
+def test_each_group_has_its_own_options(method):
+    optimizer_class, usual = METHODS[method]
+    start = torch.randn(3, 4)
+    params = [torch.nn.Parameter(start.clone()) for _ in range(4)]
+    groups = [
+        dict(params=params[:1], lr=0.0),
+        dict(params=params[1:2], maximize=True),
+        dict(params=params[2:3], foreach=False),
+    ]
+    optimizer = optimizer_class(groups, **usual)
+    optimizer.add_param_group(dict(params=params[3:]))
+    first = [p.detach().clone() for p in params]
+    grad = torch.randn(3, 4)
+    for p in params:
+        p.grad = grad.clone()
+    optimizer.step()
+    moved = [p.detach() - w for p, w in zip(params, first, strict=True)]
+    assert moved[0].abs().max() < 1e-6 < moved[1].abs().max()
+    assert (moved[1] * moved[3]).sum() < 0
+    torch.testing.assert_close(moved[2], moved[3], rtol=1e-4, atol=1e-6)
+
+
+def through_file(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.skipif(not compiled, reason="no C compiler on this machine")
+@pytest.mark.parametrize("after", PATHS)
+@pytest.mark.parametrize("before", PATHS)
+@methods
+def test_a_saved_optimizer_goes_on_in_any_path_as_if_never_saved(method, before, after):
+    never = made(method, before)
+    steps(*never, 3)
+    params, optimizer = made(method, after)
+    optimizer.load_state_dict(through_file(never[1].state_dict()))
+    optimizer.param_groups[0].update({"foreach": None, "fused": None, **PATHS[after]})
+    with torch.no_grad():
+        for p, q in zip(params, never[0], strict=True):
+            p.copy_(q)
+    steps(params, optimizer, 5, seed=2)
+    steps(*never, 5, seed=2)
+    assert_same((params, optimizer), never, 0.0 if before == after else 1e-12)
+
+
+@paths
+@methods
+def test_copies_go_on_alike_and_take_new_groups(method, path):
+    original = made(method, path)
+    steps(*original, 2)
+    for copied in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
+        first = copy.deepcopy(original)
+        for params, optimizer in (first, copied):
+            params.append(torch.nn.Parameter(torch.full((2, 3), 0.5, dtype=torch.float64)))
+            optimizer.add_param_group({"params": params[-1:]})
+            steps(params, optimizer, 2, seed=3)
+        assert_same(first, copied)
+
+
+@methods
+def test_state_saved_before_an_option_existed_is_loaded(method):
+    a = made(method, "lists")
+    steps(*a, 2)
+    old = copy.deepcopy(a[1].state_dict())
+    for group in old["param_groups"]:
+        del group["maximize"]
+    b = copy.deepcopy(a)
+    b[1].load_state_dict(old)
+    pickled = pickle.dumps(a)
+    del a[1].defaults["maximize"], a[1].param_groups[0]["maximize"]
+    c = pickle.loads(pickle.dumps(a))
+    a = pickle.loads(pickled)
+    for one in (a, b, c):
+        steps(*one, 2, seed=2)
+    assert_same(a, b)
+    assert_same(a, c)
+    sgd = torch.nn.Parameter(torch.ones(3))
+    combined = Combined(METHODS[method][0](a[0], lr=0.1), torch.optim.SGD([sgd], lr=0.1))
+    old = copy.deepcopy(combined.state_dict())
+    for group in old["param_groups"]:
+        del group["maximize"]
+    combined.load_state_dict(old)
+    steps([*a[0], sgd], combined, 1)
+
+
+@methods
+def test_closure_runs_once_with_gradients_on_and_its_loss_comes_back(method):
+    (p, *_), optimizer = made(method, "lists")
+    calls = []
+
+    def closure():
+        calls.append(torch.is_grad_enabled())
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).requires_grad and calls == [True]
+    optimizer.zero_grad(set_to_none=False)
+    assert p.grad is not None and not p.grad.any()
+    optimizer.zero_grad()
+    assert p.grad is None
+
+
+def test_hooks_for_all_optimizers_fire_once():
+    told = []
+    weight, bias = torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.ones(3))
+    part = SGDG([weight])
+    plain = torch.optim.SGD([bias], lr=0.1)
+    part.register_step_pre_hook(lambda *_: told.append("before the part"))
+    plain.register_step_post_hook(lambda *_: told.append("after the part"))
+    combined = Combined(part, plain)
+    combined.register_state_dict_post_hook(lambda *_: told.append("saved"))
+    handles = [
+        register_optimizer_step_pre_hook(lambda optimizer, *_: told.append(type(optimizer).__name__)),
+        register_optimizer_step_post_hook(lambda optimizer, *_: told.append(type(optimizer).__name__)),
+    ]
+    try:
+        before = weight.detach().clone()
+        steps([weight, bias], combined, 1)
+        assert told == ["Combined", "before the part", "after the part", "Combined"]
+        assert not torch.equal(weight, before) and not torch.equal(bias, torch.ones(3))
+        told.clear()
+        steps([weight], SGDG([weight]), 1)
+        assert told == ["SGDG", "SGDG"]
+    finally:
+        for handle in handles:
+            handle.remove()
+    combined.state_dict()
+    assert told[-1] == "saved"
+
+
+def compiled_equals_eager(method, backend, **options):
+    torch._dynamo.reset()
+    counters.clear()
+    rate = METHODS[method][1]["lr"]
+    results = []
+    for step_of in (lambda step: step, lambda step: torch.compile(step, backend=backend)):
+        params, optimizer = made(method, "lists", torch.float32, lr=torch.tensor(rate), **options)
+        optimizer.step, graphs = step_of(optimizer.step), []
+        for i in range(5):
+            steps(params, optimizer, 1, seed=i)
+            optimizer.param_groups[0]["lr"].mul_(0.9)
+            graphs.append(counters["stats"]["unique_graphs"])
+        results.append((params, optimizer))
+    assert_same(*results, 1e-6)
+    assert not counters["graph_break"]
+    assert graphs[0] > 0 and graphs[1:] == [2] * 4  # one that makes the state, one for every later step
+
+
+@methods
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_compiled_step_equals_the_eager_one_and_is_compiled_once(method):
+    compiled_equals_eager(method, "aot_eager", **({} if method == "psi-sgd" else dict(alpha=0.1)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler on this machine")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_inductor_compiles_a_step():
+    compiled_equals_eager("adam-g", "inductor")
+
+
+@methods
+def test_lists_on_a_cpu_take_the_memory_of_a_few_blocks(method):
+    optimizer_class, usual = METHODS[method]
+    params = [torch.nn.Parameter(torch.randn(512, 8, 16, 16)) for _ in range(4)]
+    optimizer = optimizer_class(params, foreach=True, **usual)
+    steps(params, optimizer, 1)
+    assert peak_bytes(optimizer.step, torch.device("cpu")) < 1.5 * 4 * batches.BLOCK
+    weights = sum(p.numel() for p in params) * 4
+    assert weights > 10 * 4 * batches.BLOCK
+    rows = 4 * sum(len(p) for p in params) + 4 * len(params) if method == "adam-g" else 0
+    assert state_bytes(optimizer) == weights + rows
+
+
+@pytest.mark.parametrize("shape", [(600, 3000), (1, 2_000_000), (2_000_000, 1)])
+@pytest.mark.parametrize("method", ["sgd-g", "adam-g"])
+def test_lists_take_at_most_three_times_the_weights_whatever_their_shape(method, shape):
+    optimizer_class, usual = METHODS[method]
+    p = torch.nn.Parameter(torch.rand(shape) + 0.1)
+    alpha = 0.1 if shape[0] == 600 else 0.0
+    optimizer = optimizer_class([p], foreach=True, alpha=alpha, grad_clip=None, **usual)
+    steps([p], optimizer, 1)
+    assert peak_bytes(optimizer.step, torch.device("cpu")) <= 3 * 4 * p.numel()
+
+
+def test_import_takes_little_more_than_torch(tmp_path):
+    code = (
+        "import sys, time, torch; "
+        f"sys.dont_write_bytecode, sys.pycache_prefix = False, {str(tmp_path)!r}; "  # the first run compiles
+        "start = time.process_time(); import riembn; print(time.process_time() - start)"
+    )
+    times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(4)]
+    assert min(times) < 0.05  # of the processor, so whatever else the machine does
