@@ -126,9 +126,9 @@ class Combined(Optimizer):
         params = [p for group in self.param_groups for p in group["params"]]
         kept = {p: state_dict["state"].get(i, {}) for p, i in zip(params, saved_ids, strict=True)}
         for part in self.parts:
-            for group in part.param_groups:
-                fill_in(group, part.defaults)
             if isinstance(part, RowOptimizer):
+                for group in part.param_groups:
+                    fill_in(group)
                 part.restore_precision(kept)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class RowOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            fill_in(group, {"maximize": False, **self.defaults})
+            fill_in(group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `torch.optim.Optimizer.load_state_dict`; state of half-precision weights stays float32."""
@@ -215,10 +215,9 @@ def layout(group: dict[str, Any]) -> dict[str, Any]:
     return {key: group[key] for key in LAYOUT}
 
 
-def fill_in(group: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+def fill_in(group: dict[str, Any]) -> None:
     """Give a group that was saved before an option existed the default of that option."""
-    for key, value in defaults.items():
-        group.setdefault(key, value)
+    group.setdefault("maximize", False)
 
 
 def chosen_path(paths: tuple[_Path, _Path, _Path], foreach: bool | None, fused: bool | None) -> _Path:
