@@ -62,7 +62,7 @@ def two_devices_compute_the_run_of_one():
         ("sgd-g", "vgg-11", {"accumulate": 2, "alpha": 0.1}),  # per-device statistics
         ("adam-g", "wrn-10-1", {"accumulate": 4, "dropout": 0.3, "width": 1.0}),
         ("sgd-g", "vgg-11", {}),  # statistics of the whole batch
-        ("sgd", "vgg-11", {}),
+        ("sgd", "vgg-11", {"lr": 0.002}),
     ):
         config = tiny(method, network, **fields)
         expected = alone(config) if dist.get_rank() == 0 else None

@@ -161,7 +161,7 @@ def test_float16_scales_gradients_and_measures_them_unscaled(monkeypatch):
     assert bad is None and min(scales) >= 1024
     plain = loop.Run(tiny("sgd-g", epochs=1, train_size=None), "cpu", None)
     expected, _ = plain._epoch(0, Bar(), keep_nothing)
-    assert row["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=0.2)
+    assert row["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=0.5)
 
 
 def test_parts_of_a_batch_add_up_to_its_gradient():
@@ -502,6 +502,16 @@ def test_probe_counts_the_regularizers_gradient():
     # 2 alpha c (y_j - c y_i), whose length is 2 alpha c sqrt(1 - c^2) with c^2 = 1/2.
     assert found["gradient_norm"] == pytest.approx(0.1)
     assert found["clipped"] is None and found["angle"] == 0.0
+
+
+def test_probe_leaves_out_a_step_that_a_gradient_scaler_skips():
+    weight = nn.Parameter(torch.tensor([[0.0, 1.0]]))
+    probe = Probe([{"params": [weight]}], grad_clip=0.5, alpha=0.0)
+    for along in (0.3, math.inf, 0.5):
+        weight.grad = torch.tensor([[along, 0.0]])
+        probe.before_step()
+        probe.after_step()
+    assert probe.motion()["gradient_norm"] == pytest.approx(0.4)
 
 
 def test_network_without_such_weights_is_measured_as_unknown():

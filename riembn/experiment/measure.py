@@ -82,10 +82,16 @@ class Probe:
         self._before = []
 
     def motion(self) -> dict[str, float | None]:
-        """Mean ``angle``, ``clipped`` and ``gradient_norm`` since the last call; None if unknown."""
+        """Mean ``angle``, ``clipped`` and ``gradient_norm`` since the last call; None if unknown.
+
+        A step with a gradient that is not finite does not count: a gradient scaler skips it.
+        """
         means: dict[str, float | None] = {}
+        taken = [
+            step for step in self.seen if "gradient_norm" not in step or step["gradient_norm"].isfinite().all()
+        ]
         for name in ("angle", "clipped", "gradient_norm"):
-            found = [step[name].double().mean() for step in self.seen if name in step]
+            found = [step[name].double().mean() for step in taken if name in step]
             means[name] = float(torch.stack(found).mean()) if found else None
         if self._grad_clip is None:
             means["clipped"] = None
