@@ -290,12 +290,12 @@ def test_lists_on_a_cpu_take_the_memory_of_a_few_blocks(method):
     steps(params, optimizer, 1)
     assert peak_bytes(optimizer.step, torch.device("cpu")) < 1.5 * 4 * batches.BLOCK
     weights = sum(p.numel() for p in params) * 4
-    assert weights > 10 * 4 * batches.BLOCK
+    assert weights > 5 * 4 * batches.BLOCK
     rows = 4 * sum(len(p) for p in params) + 4 * len(params) if method == "adam-g" else 0
     assert state_bytes(optimizer) == weights + rows
 
 
-@pytest.mark.parametrize("shape", [(600, 3000), (1, 2_000_000), (2_000_000, 1)])
+@pytest.mark.parametrize("shape", [(600, 3000), (1, 2_000_000), (4_000_000, 1)])
 @pytest.mark.parametrize("method", ["sgd-g", "adam-g"])
 def test_lists_take_at_most_three_times_the_weights_whatever_their_shape(method, shape):
     optimizer_class, usual = METHODS[method]

@@ -236,6 +236,21 @@ def test_regularizer_equals_reference(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_maximize_is_descent_along_the_negative_gradient(method):
+    optimizer_class, options = METHODS[method]
+    (up, down), generator = make([(4, 10), (4, 10)])
+    with torch.no_grad():
+        down.copy_(up)
+    optimizers = optimizer_class([up], maximize=True, **options), optimizer_class([down], **options)
+    for _ in range(3):
+        up.grad = 0.1 * torch.randn(4, 10, generator=generator).to(DEVICE)
+        down.grad = -up.grad
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(up, down, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_learning_rate_on_the_device(method):
     optimizer_class, options = METHODS[method]
     results = []

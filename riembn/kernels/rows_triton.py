@@ -124,7 +124,8 @@ def _coefficients(length, clipped_norm, v, present, rate, decay_second, keep_sec
         rate = tl.where(positive, tl.div_rn(rate, tl.sqrt_rn(tl.where(positive, second + eps, 1.0))), 0.0)
         turn = rate * length
     cosine, sine = _cosine_sine(turn)
-    ratio = tl.where(turn > 1e-18, sine / tl.where(turn > 1e-18, turn, 1.0), 1.0)
+    moves = tl.abs(turn) > 1e-18  # negative where the rate is: see maximize
+    ratio = tl.where(moves, sine / tl.where(moves, turn, 1.0), 1.0)
     if ADAM:
         return cosine, -rate * ratio, length * sine
     return cosine, ratio, -turn * sine
