@@ -285,7 +285,7 @@ def test_inductor_compiles_a_step():
 @methods
 def test_lists_on_a_cpu_take_the_memory_of_a_few_blocks(method):
     optimizer_class, usual = METHODS[method]
-    params = [torch.nn.Parameter(torch.randn(512, 8, 16, 16)) for _ in range(4)]
+    params = [torch.nn.Parameter(torch.randn(1024, 8, 16, 16)) for _ in range(4)]
     optimizer = optimizer_class(params, foreach=True, **usual)
     steps(params, optimizer, 1)
     assert peak_bytes(optimizer.step, torch.device("cpu")) < 1.5 * 4 * batches.BLOCK
@@ -295,7 +295,7 @@ def test_lists_on_a_cpu_take_the_memory_of_a_few_blocks(method):
     assert state_bytes(optimizer) == weights + rows
 
 
-@pytest.mark.parametrize("shape", [(600, 3000), (1, 2_000_000), (4_000_000, 1)])
+@pytest.mark.parametrize("shape", [(600, 3000), (1, 2_000_000), (1_000_000, 4)])
 @pytest.mark.parametrize("method", ["sgd-g", "adam-g"])
 def test_lists_take_at_most_three_times_the_weights_whatever_their_shape(method, shape):
     optimizer_class, usual = METHODS[method]

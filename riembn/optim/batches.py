@@ -11,7 +11,7 @@ from torch import Tensor
 from ..geometry import row_view
 from .row_math import Along, add_orthogonality, compute_dtype
 
-BLOCK = 1 << 19
+BLOCK = 1 << 20
 """Entries of a piece: so few that every operation but the first finds them in cache, so many that calls are few."""
 
 
