@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     print_machine(told)
     if not told["quiet"]:
         print(
-            f"Note: the machine is not quiet (load average {told['load_average'][0]}); close what else runs."
+            f"Note: the machine is not quiet (others use {told['others']:.0%} of it); close what else runs."
         )
     record: dict[str, Any] = {
         "schema": 1,

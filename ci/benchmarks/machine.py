@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ _SETTINGS = ("MALLOC_", "OMP_", "MKL_", "KMP_", "GOMP_", "GLIBC_TUNABLES", "LD_P
 def describe(device: torch.device, commit: str | None = None) -> dict[str, Any]:
     """What a reader needs to know to compare with another machine.
 
-    ``quiet`` is whether others had no more than a quarter of it when the measurement began.
+    ``others`` is the share of all cores that was in use in a second of waiting just before, and ``quiet`` whether that
+    was little.
 
     Args:
         device: Where the weights lie.
@@ -32,7 +34,7 @@ def describe(device: torch.device, commit: str | None = None) -> dict[str, Any]:
     if told["commit"] is None:
         told["commit"] = commit
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    load = [round(average, 2) for average in os.getloadavg()]
+    others = _others(cores)
     return {
         **told,
         "cores": cores,
@@ -42,9 +44,26 @@ def describe(device: torch.device, commit: str | None = None) -> dict[str, Any]:
         "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)},
         "compiled_step": library() is not None,
         "versions": {name: _version(name) for name in ("triton", "geoopt", "adamp", "torchvision", "numpy")},
-        "load_average": load,
-        "quiet": load[0] <= 0.25 * cores,
+        "others": others,
+        "quiet": others <= 0.1,
     }
+
+
+def _others(cores: int) -> float:
+    """Share of all cores in use while this process waits for a second; else by the load average."""
+    before = _processor_times()
+    if before is None:
+        return round(min(1.0, os.getloadavg()[0] / cores), 3)
+    time.sleep(1)
+    spent = [b - a for a, b in zip(before, _processor_times() or before, strict=True)]
+    idle = spent[3] + spent[4]  # idle, and waiting for a disk
+    return round(1 - idle / max(sum(spent), 1), 3)
+
+
+def _processor_times() -> list[int] | None:
+    """User, nice, system, idle and so on, of all cores together, as Linux counts them."""
+    stat = Path("/proc/stat")
+    return [int(ticks) for ticks in stat.read_text().split("\n", 1)[0].split()[1:9]] if stat.exists() else None
 
 
 def slug(device: torch.device) -> str:
