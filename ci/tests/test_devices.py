@@ -1,5 +1,6 @@
 """A run on two devices is the run of one: its numbers to rounding, its files, its refusals."""
 
+import contextlib
 import copy
 import os
 import subprocess
@@ -11,8 +12,9 @@ import torch
 import torch.distributed as dist
 from pair import Checks, ask
 
-from riembn.experiment import Store, loop, preset, train
+from riembn.experiment import RunLocked, Store, loop, preset, train
 from riembn.experiment.batch_norm import normalize_across
+from riembn.experiment.checkpoint import Checkpoints
 from riembn.experiment.devices import Devices
 from riembn.models.layers import BatchNorm
 
@@ -162,6 +164,27 @@ def devices_normalize_a_batch_together():
 
 
 @both
+def error_of_the_first_device_is_raised_on_all():
+    """Before the next collective, in which the others would wait for it."""
+    devices = Devices(torch.device("cpu"), dist.get_rank(), 2)
+    with pytest.raises(ValueError, match="no such thing"):
+        devices.from_first(lambda: int("no such thing"))
+    config, store = tiny(epochs=1), Store(one_folder())
+    with store.lock(config).acquire() if devices.first else contextlib.nullcontext():
+        with pytest.raises(RunLocked, match="another process trains"):
+            train(config, store=store, device="cpu")
+
+    def full(self, *_, **__):
+        raise OSError(28, "no space left")
+
+    save, Checkpoints.save = Checkpoints.save, full
+    with pytest.raises(OSError, match="no space left"):
+        train(config, store=store, device="cpu")
+    Checkpoints.save = save
+    dist.barrier()
+
+
+@both
 def what_devices_cannot_share_is_refused():
     for config, options, message in (
         (tiny(accumulate=1, dropout=0.3, network="wrn-10-1"), {}, "would drop other values than one device"),
@@ -172,7 +195,7 @@ def what_devices_cannot_share_is_refused():
         ),
         (tiny(accumulate=3, batch_size=33, train_size=None), {}, "let one of the two divide the other"),
         (tiny(), {"compile": True}, "compile and cuda_graphs are for one device, not 2"),
-        (tiny(precision="float16"), {"shard": True}, "does not go with precision='float16'"),
+        (tiny(precision="float16"), {}, "2 devices would scale precision='float16' otherwise than one"),
     ):
         with pytest.raises(ValueError, match=message):
             train(config, device="cpu", **options)

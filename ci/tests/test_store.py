@@ -263,6 +263,20 @@ def test_damaged_checkpoint_is_set_aside_and_the_one_before_used(tmp_path, damag
     ]
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), MemoryError(), OSError(5, "I/O error")])
+def test_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch, error):
+    kept = checkpoints(tmp_path)
+    kept.save(1, {"w": torch.ones(3)})
+
+    def failing(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(torch, "load", failing)
+        kept.newest()
+    assert kept.newest()["w"].all()
+
+
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     kept = checkpoints(tmp_path)
     kept.save(1, {"w": torch.zeros(3)})

@@ -298,6 +298,39 @@ def test_damaged_checkpoint_costs_an_epoch_and_no_bit(tmp_path, monkeypatch):
     assert resumed.same_result(train(config))
 
 
+def test_run_gone_on_with_elsewhere_says_where_it_was_before(tmp_path, monkeypatch):
+    config, store = tiny(), Store(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_after(patch, 1)
+        train(config, store=store)
+    monkeypatch.setattr(loop, "environment", lambda _: {"device": "another", "threads": 1})
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 9)  # the same place again, and within an epoch
+        train(config, store=store, checkpoint_minutes=0)
+    monkeypatch.setattr(loop, "environment", lambda _: {"device": "a third", "threads": 1})
+    found = train(config, store=store).environment
+    first, second = found["earlier"]
+    assert (first["device"], first["torch"], first["until_step"]) == ("cpu", torch.__version__, 6)
+    assert (second["device"], second["until_step"], found["device"]) == ("another", 15, "a third")
+    assert store.get(config).environment == found and "earlier" not in train(config).environment
+
+
+def test_rest_of_an_epoch_is_not_drawn_on_another_kind_of_device(tmp_path, monkeypatch):
+    config, store = tiny(augment=True), Store(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 3)
+        train(config, store=store, checkpoint_minutes=0)
+    kept = store.checkpoints(config)
+    state = kept.newest()
+    a_gpus = {"device": "cuda", "cuda_random": torch.zeros(16, dtype=torch.uint8)}
+    part = {**state["part"], **a_gpus, "crops": torch.zeros(16, dtype=torch.uint8)}
+    kept.save(0, {**state, "part": part}, steps=3)
+    with pytest.raises(ValueError, match="within an epoch on device='cuda', .* go on there, or train anew"):
+        train(config, store=store, device="cpu")
+    assert kept.newest()["part"]["steps"] == 3
+    assert train(config, store=store, device="cpu", resume=False).same_result(train(config, device="cpu"))
+
+
 COMMAND = """
 import sys, torch
 torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -51,18 +52,22 @@ class Checkpoints:
         for old in [*self._files()[:-2], *self.folder.glob(".*.tmp")]:
             old.unlink(missing_ok=True)
 
-    def newest(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The newest whole state, with its ``epoch``; None if there is none.
+    def newest(self) -> dict[str, Any] | None:
+        """The newest whole state, with its ``epoch`` and tensors on the CPU; None if there is none.
 
         A damaged file is renamed to ``….damaged`` with a warning.
+
+        Raises:
+            OSError: If a file cannot be read; it stays as it is.
         """
         for path in reversed(self._files()):
             try:
-                state = _read(path, device)
+                state = _read(path)
                 if state["digest"] != self._digest:
-                    raise ValueError(f"it belongs to the run {state['digest']}")
+                    raise _Damaged(f"it belongs to the run {state['digest']}")
                 return state
-            except Exception as error:  # whatever a damaged file makes torch raise
+            # Nothing else: memory or a disk that fails for once is no fault of the file.
+            except (_Damaged, pickle.UnpicklingError) as error:
                 aside = path.with_suffix(".damaged")
                 path.replace(aside)
                 warnings.warn(
@@ -83,9 +88,13 @@ class Checkpoints:
         return sorted(self.folder.glob("epoch-*.pt"))
 
 
-def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+class _Damaged(Exception):
+    """Why a file is no checkpoint of this run."""
+
+
+def _read(path: Path) -> dict[str, Any]:
     head, _, payload = path.read_bytes().partition(b"\n")
     if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
-        raise ValueError("its checksum does not fit its content")
+        raise _Damaged("its checksum does not fit its content")
     # weights_only: a checkpoint from elsewhere can hold numbers, but not run code.
-    return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

@@ -149,12 +149,19 @@ class Devices:
                 t.copy_(mean.view_as(t))
 
     def from_first(self, make: Callable[[], _T]) -> _T:
-        """What process 0 makes, on all of them."""
+        """What process 0 makes, on all of them; an error that it raises is raised on all, so that none waits."""
         if self.count == 1:
             return make()
-        box = [make() if self.first else None]
+        box: list[Any] = [None, None]
+        if self.first:
+            try:
+                box[0] = make()
+            except Exception as error:
+                box[1] = error
         torch.distributed.broadcast_object_list(box)
-        return box[0]  # type: ignore[return-value]
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
 
     def _reduced(self, value: Tensor, operation: str) -> Tensor:
         if self.count == 1:

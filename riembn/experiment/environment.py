@@ -28,7 +28,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own, which a checkpoint would not load
         "riembn": _version(),
         "commit": commit,
         "dirty": dirty,

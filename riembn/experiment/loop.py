@@ -109,7 +109,8 @@ class Run:
             self.mean, self.std = data.channel_stats(self.train_set.images)
         else:
             channels = self.train_set.images.shape[1]
-            self.mean, self.std = torch.zeros(channels), torch.ones(channels)
+            self.mean = torch.zeros(channels, device=self.device)
+            self.std = torch.ones(channels, device=self.device)
         self.crops = torch.Generator(self.device)
         with self._own_randomness("weights"):
             self._build()
@@ -156,8 +157,11 @@ class Run:
             raise ValueError(
                 f"train: compile and cuda_graphs are for one device, not {devices.count}; leave them out."
             )
-        if devices.shard and config.precision == "float16":
-            raise ValueError("train: shard=True does not go with precision='float16'; give 'bfloat16'.")
+        if config.precision == "float16":
+            raise ValueError(
+                f"train: {devices.count} devices would scale precision='float16' otherwise than one, and skip other "
+                "steps; give 'bfloat16'."
+            )
 
     def _check_graphs(self) -> None:
         if self.device.type != "cuda":
@@ -183,16 +187,21 @@ class Run:
         config, size, devices = self.config, len(self.train_set), self.devices
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         first, part, spent, bad_step = 0, None, 0.0, None
+        before: dict[str, Any] | None = None
         if checkpoints and not resume:
             if devices.first:
                 checkpoints.clear()
-        elif checkpoints and (saved := devices.from_first(lambda: checkpoints.newest(self.device))):
+        elif checkpoints and (saved := devices.from_first(checkpoints.newest)):
             first, part, spent = saved["epoch"], saved.get("part"), saved["wall_seconds"]
             columns = {name: saved["columns"].get(name, [None] * first) for name in COLUMNS}
             load_model(self.model, saved["model"])
             if first < config.epochs:
                 load_optimizer(self.optimizer, saved["optimizer"])
                 self.scaler.load_state_dict(saved.get("scaler", {}))
+            before = saved.get("environment")
+            del saved  # a second copy of all weights, else, for as long as the run lasts
+        taken = steps_before(first, size, config.batch_size) + (part["steps"] if part else 0)
+        self._note_environment(before, taken)
         started = last_kept = time.monotonic()  # not time.time, which a clock that is set moves
 
         def keep(epoch: int, sums: _Sums | None = None) -> None:
@@ -212,14 +221,15 @@ class Run:
                 "columns": columns,
                 "part": None if sums is None else self._part(sums),
                 "wall_seconds": spent + now - started,
+                "environment": self.environment,
             }
-            if devices.first:
-                checkpoints.save(epoch, state, steps=sums.steps if sums else 0)
+            steps = sums.steps if sums else 0
+            devices.from_first(lambda: checkpoints.save(epoch, state, steps=steps))
             last_kept = time.monotonic()
 
         bar = tqdm(
             total=steps_before(config.epochs, size, config.batch_size),
-            initial=steps_before(first, size, config.batch_size) + (part["steps"] if part else 0),
+            initial=taken,
             desc=config.name,
             unit="step",
             disable=(None if progress is None else not progress) if devices.first else True,
@@ -243,6 +253,14 @@ class Run:
             columns=columns,
             environment={**self.environment, "wall_seconds": wall},
         )
+
+    def _note_environment(self, before: dict[str, Any] | None, taken: int) -> None:
+        """Keep where the steps so far were computed, if that was otherwise than here."""
+        earlier = before.pop("earlier", []) if before else []
+        if before and before != self.environment:
+            earlier = [*earlier, {**before, "until_step": taken}]
+        if earlier:
+            self.environment["earlier"] = earlier
 
     def _epoch(
         self, epoch: int, bar: Any, keep: Callable[..., None], part: Mapping[str, Any] | None = None
@@ -352,19 +370,31 @@ class Run:
         return {
             **vars(sums.over(self.devices)),
             "seen": self.probe.seen,
+            "device": self.device.type,
             "crops": self.crops.get_state(),
             "random": torch.get_rng_state(),
             "cuda_random": cuda,
         }
 
     def _go_on(self, part: Mapping[str, Any]) -> _Sums:
-        """The inverse of `_part`."""
-        self.probe.seen = list(part["seen"])
-        self.crops.set_state(part["crops"].cpu())
-        torch.set_rng_state(part["random"].cpu())
-        if part["cuda_random"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(part["cuda_random"].cpu(), self.device)
+        """The inverse of `_part`.
+
+        Raises:
+            ValueError: If the rest of the epoch would draw its random numbers on another kind of device.
+        """
+        before = part.get("device", "cpu" if part["cuda_random"] is None else "cuda")
+        if before != self.device.type:
+            raise ValueError(
+                f"train: {self.config.name} was interrupted within an epoch on device={before!r}, whose random "
+                f"numbers {self.device.type!r} does not draw; go on there, or train anew with resume=False (--fresh)."
+            )
+        self.probe.seen = [{name: t.to(self.device) for name, t in step.items()} for step in part["seen"]]
+        self.crops.set_state(part["crops"])
+        torch.set_rng_state(part["random"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(part["cuda_random"], self.device)
         sums = _Sums(**{field.name: part[field.name] for field in fields(_Sums)})
+        sums.loss, sums.wrong, sums.bad = (t.to(self.device) for t in (sums.loss, sums.wrong, sums.bad))
         if not self.devices.first:  # what all devices had come to goes on in one of them
             sums.loss, sums.wrong = torch.zeros_like(sums.loss), torch.zeros_like(sums.wrong)
         return sums

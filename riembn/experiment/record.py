@@ -56,7 +56,8 @@ class Record:
         diverged_step: The step (counted from 0) whose loss was not finite; the columns hold the whole
             epochs before it.
         columns: Equally long lists by the names of ``COLUMNS``.
-        environment: Device, versions, commit, threads, wall time.
+        environment: Device, versions, commit, threads, wall time. Of a run that was gone on with elsewhere, also
+            the environments before, under ``earlier``, each with the steps taken by its end as ``until_step``.
         recipe: Version of the recipe the run followed.
     """
 

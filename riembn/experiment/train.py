@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -88,7 +88,8 @@ def train(
             return trained()
         if (record := present()) is not None:
             return record
-        with _lock(store, config) if devices.first else nullcontext():
+        with ExitStack() as held:
+            devices.from_first(lambda: held.enter_context(_lock(store, config)))
             # It may have been finished between the look above and the lock.
             if (record := present()) is not None:
                 return record
