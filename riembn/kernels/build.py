@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,17 +23,21 @@ _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-shared", "-
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled row updates, or None where there is no working C compiler; decided once a process."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or not _is_native_64_bit():
+    compiler = shlex.split(os.environ.get("CC", "")) or _first_of("cc", "gcc", "clang")
+    if not compiler or not _is_native_64_bit():
         return None
-    path = _cache() / f"rows-{_key(compiler)}.so"
     try:
+        path = _cache() / f"rows-{_key(compiler)}.so"
         if not path.exists() and not _compile(compiler, path):
             return None
         _share_openmp()
         return ctypes.CDLL(str(path))
-    except OSError:
-        return None  # no place to write, or a library that this machine cannot load
+    except (OSError, RuntimeError):
+        return None  # no home, no place to write, or a library that this machine cannot load
+
+
+def _first_of(*names: str) -> list[str]:
+    return [path for name in names if (path := shutil.which(name))][:1]
 
 
 def _is_native_64_bit() -> bool:
@@ -44,23 +49,23 @@ def _cache() -> Path:
     return Path(base, "riembn")
 
 
-def _key(compiler: str) -> str:
+def _key(compiler: list[str]) -> str:
     """What the library depends on: the sources, the compiler, and the processor it is tuned to."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    told = [*(source.read_text() for source in _SOURCES), *_FLAGS, compiler, platform.machine(), processor]
+    told = [*(source.read_text() for source in _SOURCES), *_FLAGS, *compiler]
+    told += [platform.machine(), processor]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
-def _compile(compiler: str, path: Path) -> bool:
+def _compile(compiler: list[str], path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     print("riembn: compiling the fused optimizer step (once)", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder, path.name)
-        # Compilers keep to half-width vectors by default; without OpenMP the library has one thread.
-        for extra in (["-fopenmp", "-mprefer-vector-width=512"], ["-fopenmp"], []):
-            command = [compiler, *_FLAGS, *extra, "-o", str(made), str(_SOURCES[0]), "-lm"]
+        for openmp in (["-fopenmp"], []):  # a compiler without OpenMP gives a library of one thread
+            command = [*compiler, *_FLAGS, *openmp, "-o", str(made), str(_SOURCES[0]), "-lm"]
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 made.replace(path)  # whole or not at all, also when two processes compile at once
                 return True

@@ -11,7 +11,6 @@ static int omp_get_num_threads(void) { return 1; }
 
 #define SAFE_EXPONENT 24 /* as in riembn/optim/reference.py */
 #define BLOCK 2048
-#define PIECE 512
 
 /* Each thread takes the rows whose entries lie in its equal share of all entries: neighbors in memory, no queue. */
 typedef struct { int64_t tensor, row; } place_t;

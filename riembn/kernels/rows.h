@@ -29,20 +29,17 @@ static inline NAME(dots_t) NAME(dots)(const REAL *restrict w, const REAL *restri
     return sum;
 }
 
-/* w <- a[0] w + a[1] m + a[2] g and m <- b[0] w + b[1] m + b[2] g; from the end, where the row is still in the cache
- * nearest to the core */
+/* w <- a[0] w + a[1] m + a[2] g and m <- b[0] w + b[1] m + b[2] g. Asking for the next row meanwhile, or taking its dot
+ * products in the same loop, was slower on the machine tried: the processor's own prefetching does better. */
 static inline void NAME(combine)(REAL *restrict w, REAL *restrict m, const REAL *restrict g, int64_t n,
                                  const double *a, const double *b) {
     const REAL aw = (REAL)a[0], am = (REAL)a[1], ag = (REAL)a[2];
     const REAL bw = (REAL)b[0], bm = (REAL)b[1], bg = (REAL)b[2];
-    for (int64_t start = (n - 1) / PIECE * PIECE; start >= 0; start -= PIECE) {
-        const int64_t end = start + PIECE < n ? start + PIECE : n;
 #pragma omp simd
-        for (int64_t i = start; i < end; i++) {
-            const REAL wi = w[i], mi = m[i], gi = g[i];
-            w[i] = aw * wi + am * mi + ag * gi;
-            m[i] = bw * wi + bm * mi + bg * gi;
-        }
+    for (int64_t i = 0; i < n; i++) {
+        const REAL wi = w[i], mi = m[i], gi = g[i];
+        w[i] = aw * wi + am * mi + ag * gi;
+        m[i] = bw * wi + bm * mi + bg * gi;
     }
 }
 
@@ -79,13 +76,15 @@ static double NAME(careful_tangent)(const REAL *w, const REAL *g, int64_t n, dou
     int exponent = 0;
     if (largest > 0 && isfinite(largest)) frexp(largest, &exponent);
     const double scale = ldexp(1.0, -exponent < 1022 ? -exponent : 1022);
-    double wg = 0;
-    for (int64_t i = 0; i < n; i++) wg += (double)w[i] * (scale * g[i]);
-    double square = 0;
-    for (int64_t i = 0; i < n; i++) {
-        h[i] = scale * g[i] - wg / ww * w[i];
-        square += h[i] * h[i];
+    for (int64_t i = 0; i < n; i++) h[i] = scale * g[i];
+    /* Twice, since what the first projection leaves along w is rounding of the whole gradient. */
+    for (int pass = 0; pass < 2; pass++) {
+        double wh = 0;
+        for (int64_t i = 0; i < n; i++) wh += (double)w[i] * h[i];
+        for (int64_t i = 0; i < n; i++) h[i] -= wh / ww * w[i];
     }
+    double square = 0;
+    for (int64_t i = 0; i < n; i++) square += h[i] * h[i];
     const double norm = sqrt(square);
     /* grad_clip / norm against 1 / scale, neither of which overflows */
     const double unscaled = 1 / scale;
