@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``python -m riembn``; None takes them from the process.
 
     Returns:
-        Exit code: 0 if all is done, 1 if runs failed or diverged, 2 if the input was not accepted.
+        Exit code: 0 if all is done (a run of a sweep that diverged is a result), 1 if a run failed or that of
+        `train` diverged, 2 if the input was not accepted, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -59,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(options, error)
         return FAILED
     except KeyboardInterrupt:
-        print(
-            f"{options.prog}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr
-        )
+        trains = options.act in (_train, _sweep) and options.store and not getattr(options, "fresh", False)
+        how = "; the same command goes on from the last checkpoint" if trains else ""
+        print(f"{options.prog}: interrupted{how}", file=sys.stderr)
         return 130
 
 
@@ -70,7 +71,9 @@ def _complain(options: argparse.Namespace, error: Exception) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = preset(options.preset[-1], options.profile, **_overrides(options))
+    if len(options.preset) > 1:
+        raise ValueError(f"train: --preset is given {len(options.preset)} times; give one, or use sweep.")
+    config = preset(options.preset[0], options.profile, **_overrides(options))
     if options.dry_run:
         if is_first():
             _print_plan([config], options.store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ def measure_throughput(
 
 
 def _profile(step: Any, device: torch.device, rows: int = 15) -> list[dict[str, Any]]:
-    """The operations of five steps that took most time of the device by themselves, and their share of it."""
+    """The operations (on a GPU: kernels) of five steps that took most time by themselves, and their share of it."""
     kinds = torch.profiler.ProfilerActivity
     activities = [kinds.CPU, *([kinds.CUDA] if device.type == "cuda" else [])]
     with torch.profiler.profile(activities=activities) as profile:
@@ -85,9 +86,18 @@ def _profile(step: Any, device: torch.device, rows: int = 15) -> list[dict[str, 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    events = sorted(profile.key_averages(), key=lambda event: -getattr(event, key))
+    events = profile.key_averages()
+    if device.type == "cuda":
+        events = _kernels(events)
+    events = sorted(events, key=lambda event: -getattr(event, key))
     total = sum(getattr(event, key) for event in events)
     return [
         {"name": event.key[:80], "calls": event.count, "share": getattr(event, key) / total}
         for event in events[:rows]
     ]
+
+
+def _kernels(events: Iterable[Any]) -> list[Any]:
+    """What the device ran; the operations and named regions that launched it say the same time again."""
+    cuda = torch.autograd.DeviceType.CUDA
+    return [event for event in events if event.device_type == cuda and not event.is_user_annotation]

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from benchmarks.parameters import ParameterSet, parameter_set  # noqa: E402
 from benchmarks.step import measure_set  # noqa: E402
 from benchmarks.sweep_speed import measure_sweep  # noqa: E402
 from benchmarks.targets import step_targets, verdict  # noqa: E402
-from benchmarks.throughput import measure_throughput  # noqa: E402
+from benchmarks.throughput import _kernels, measure_throughput  # noqa: E402
 
 import riembn  # noqa: E402
 
@@ -317,3 +318,12 @@ def test_throughput_counts_operations_and_says_what_took_the_time():
     shares = [operation["share"] for operation in told["operations"]]
     assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
     assert any("conv" in operation["name"] for operation in told["operations"])
+
+
+def test_what_a_gpu_ran_is_counted_once():
+    def event(key, device_type, annotation=False):
+        return SimpleNamespace(key=key, device_type=device_type, is_user_annotation=annotation)
+
+    cpu, cuda = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
+    seen = [event("aten::mm", cpu), event("gemm", cuda), event("Optimizer.step", cuda, annotation=True)]
+    assert [found.key for found in _kernels(seen)] == ["gemm"]

@@ -102,6 +102,18 @@ def test_what_does_not_hold_after_correction_is_undecided():
     assert verdict.verdict == UNDECIDED and "supported before it" in verdict.findings[0].note
 
 
+def test_two_seeds_that_differ_alike_decide_nothing():
+    runs = [made_up(seed=s) for s in range(2)] + [made_up("sgd-g", s, test_error=9.0) for s in range(2)]
+    (found,) = said("C1", runs).findings
+    assert (found.estimate, found.n, found.verdict) == (-1.0, 2, UNDECIDED)
+
+
+def test_only_the_releases_momentum_of_the_rest_is_compared():
+    other = [made_up("sgd-g", s, test_error=1.0, rest_momentum=0.5) for s in range(5)]
+    (found,) = said("C1", against_sgd("sgd-g", -1.0) + other).findings
+    assert found.estimate == pytest.approx(-1.0) and found.n == 5
+
+
 def test_diverged_run_counts_as_guessing_and_has_no_loss():
     runs = [made_up(seed=s, test_error=10.0) for s in range(1, 5)] + [diverged("sgd", 0)]
     runs += [made_up("sgd-g", s, test_error=10.0) for s in range(5)]
@@ -162,10 +174,10 @@ def test_balance_is_tested_once_it_is_reached():
     config = preset("vgg-11/digits/sgd")
     predicted = math.sqrt(2 * config.lr * config.weight_decay / (1 + config.momentum))
 
-    def runs(factor, steps):
+    def runs(factor, steps, lr=config.lr):
         records = []
         for seed in range(3):
-            record = made_up(seed=seed)
+            record = made_up(seed=seed, lr=lr)
             angles = [predicted * factor * (1 + 0.01 * SPREAD[seed])] * config.epochs
             columns = {**record.columns, "angle": angles, "step": [steps * e for e in range(1, 5)]}
             records.append(Record(config=record.config, status="finished", columns=columns))
@@ -175,6 +187,8 @@ def test_balance_is_tested_once_it_is_reached():
     assert said("C8", runs(1.5, 5000)).verdict == CONTRADICTED
     short = said("C8", runs(1.0, 100))
     assert short.verdict == NOT_TESTED and "the balance takes 3 T" in short.note
+    both = said("C8", runs(1.0, 100, lr=config.lr / 10) + runs(1.02, 5000))
+    assert both.verdict == SUPPORTED and "at rate 0.01, " in both.note and len(both.findings) == 1
 
 
 def test_verdicts_on_the_committed_records_are_the_chapters():

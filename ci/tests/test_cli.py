@@ -175,6 +175,10 @@ def test_run_that_diverges_or_fails_is_exit_code_one(tmp_path, capsys):
             "unrecognized arguments: --learning",
         ),
         (["train", "--preset", "vgg-13/cifar10/sgd", "--epoch", "1"], "unrecognized arguments: --epoch"),
+        (
+            ["train", "--preset", "vgg-13/cifar10/sgd", "--preset", "vgg-13/cifar10/sgd-g"],
+            "--preset is given 2 times; give one, or use sweep",
+        ),
         (["sweep", "--preset", "vgg-13/cifar10/sgd"], "--store is missing"),
         (["sweep", "--preset", "vgg-13/cifar10/sgd", "--seeds", "2-1"], "give seeds such as 0,1,2 or 0-2"),
         (["sweep", "--preset", "vgg-13/cifar10/sgd", "--store", "s", "--grid", "clip=1"], "give FIELD=VALUE"),
@@ -193,6 +197,24 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, monkeypatch, capsys, 
     assert code == 2 and out == "" and message in err
     assert err.count("\n") == 1 and err.startswith("python -m riembn")
     assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_interrupted_command_promises_only_what_it_keeps(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main_module, "train", interrupted)
+    monkeypatch.setattr(Store, "records", interrupted)
+    tmp_path.joinpath("store").mkdir()
+    one, stored = ["train", "--preset", "vgg-11/digits/sgd"], ["--store", tmp_path / "store"]
+    for words, goes_on in (
+        ([*one, *stored], True),
+        (one, False),
+        ([*one, *stored, "--fresh"], False),
+        (["show", *stored], False),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 130 and "interrupted" in err and ("the same command goes on" in err) == goes_on
 
 
 def test_store_is_kept_from_the_command_line(tmp_path, capsys):

@@ -113,6 +113,21 @@ def test_equal_results_are_no_improvement():
     assert (row["difference"], row["improved"], row["p"]) == (0.0, 0.5, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("baseline", "better"),
+    [
+        ([2.777778, 3.055556], [2.5, 2.777778]),  # one image of 360 fewer, in the seven digits of a record
+        ([5.0, 6.0, 7.0], [4.0, 5.0, 6.0]),
+        ([50.1] * 12, [49.9] * 12),
+    ],
+)
+def test_equal_differences_do_not_say_how_far_they_spread(baseline, better):
+    frame = pandas.concat([runs(baseline), runs(better, method="sgd-g")])
+    (row,) = stats.compare(frame, by="method", baseline="sgd").to_dict("records")
+    assert row["difference"] < 0 and row["improved"] == 1.0
+    assert (row["low"], row["high"], row["p"], row["p_holm"]) == (-numpy.inf, numpy.inf, 1.0, 1.0)
+
+
 def test_table_is_corrected_as_a_whole():
     rng = numpy.random.default_rng(0)
     frame = pandas.concat(

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
+import joblib
 import pytest
 import torch
 
@@ -148,6 +150,16 @@ def test_several_devices_are_taken_in_turn(monkeypatch):
     assert workers.devices(None, 2) == ("cuda:0", "cuda:1", "cuda:2")
 
 
+def test_processes_are_one_a_device_of_several_or_one_a_core():
+    cores = joblib.effective_n_jobs(-1)
+    assert workers.processes(("cuda:0", "cuda:1"), 1) == workers.processes(("cuda:0", "cuda:1"), -1) == 2
+    assert workers.processes(("cuda:0", "cuda:1"), 4) == 4 and workers.processes(("a", "b", "c"), 2) == 2
+    assert workers.processes(("cuda:1",), -1) == workers.processes(("cuda:1",), 1) == 1
+    for on in (None, "cpu"):
+        assert workers.processes((on,), 1) == 1 and workers.processes((on,), 3) == 3
+        assert workers.processes((on,), -1) == cores
+
+
 def test_runs_at_work_share_no_device_while_one_is_free(tmp_path):
     places = workers.Places(tmp_path, 4, ("a", "b"))
     with contextlib.ExitStack() as stack:
@@ -165,8 +177,8 @@ def test_runs_are_given_their_devices_and_options(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workers, "train", looking)
     configs = grid(tiny(epochs=1), seed=range(2))
-    sweep(configs, store=tmp_path, device=["cuda:0", "cuda:1"], checkpoint_minutes=5)
-    assert [options["device"] for options in seen] == ["cuda:0", "cuda:0"]  # one at a time
+    sweep(configs, store=tmp_path, device="cuda:1", checkpoint_minutes=5)
+    assert [options["device"] for options in seen] == ["cuda:1", "cuda:1"]
     assert all(options["checkpoint_minutes"] == 5 for options in seen)
     with pytest.raises(TypeError, match=r"sweep: no argument resum; runs accept compile, cuda_graphs"):
         sweep(configs, store=tmp_path, resum=False)
@@ -260,6 +272,66 @@ def test_cluster_that_loses_a_worker_loses_no_run(tmp_path):
     # What the killed worker was at went on from its checkpoint, with nothing lost or done twice.
     alone = sweep(configs[:2], store=tmp_path / "alone")
     assert numbers(alone).equals(numbers(frame[frame["seed"] < 2]).reset_index(drop=True))
+
+
+class Cluster:
+    """Stands in for Dask: every run comes to one end, and the keys are seen."""
+
+    def __init__(self, status="finished", error=None, threads=1):
+        self.ends, self.threads, self.keys = (status, error), threads, []
+
+    def Client(self, address):
+        return contextlib.nullcontext(self)
+
+    def nthreads(self):
+        return {"tcp://127.0.0.1:2": self.threads}
+
+    def map(self, run, configs, *, key, pure):
+        assert not pure
+        self.keys += key
+        status, error = self.ends
+        return [
+            SimpleNamespace(
+                key=name, status=status, exception=lambda: error, result=lambda c=c: workers.Ended(c, "no luck")
+            )
+            for name, c in zip(key, configs, strict=True)
+        ]
+
+    def as_completed(self, futures):
+        return iter(futures)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said", "noted"),
+    [
+        ("finished", None, "no luck", True),
+        ("error", RuntimeError("4 workers died"), "RuntimeError: 4 workers died", True),
+        ("error", ModuleNotFoundError("no riembn"), "ModuleNotFoundError: no riembn", False),
+        ("error", OSError("scheduler is gone"), "OSError: scheduler is gone", False),
+        ("cancelled", None, "the cluster gave it up (cancelled); the same sweep tries it again", False),
+    ],
+)
+def test_failures_of_a_cluster_are_not_held_against_a_run(tmp_path, monkeypatch, status, error, said, noted):
+    monkeypatch.setitem(sys.modules, "distributed", Cluster(status, error))
+    with pytest.raises(SweepFailed) as caught:
+        sweep([tiny()], store=tmp_path, backend="dask", address="tcp://127.0.0.1:1")
+    assert caught.value.errors == {tiny().name: said}
+    assert (tiny().name in Store(tmp_path).failures()) == noted
+
+
+def test_sweeps_into_two_stores_share_no_task(tmp_path, monkeypatch):
+    cluster = Cluster("cancelled")
+    monkeypatch.setitem(sys.modules, "distributed", cluster)
+    for store in ("one", "two"):
+        with pytest.raises(SweepFailed):
+            sweep([tiny()], store=tmp_path / store, backend="dask", address="tcp://127.0.0.1:1")
+    assert len(set(cluster.keys)) == 2 and all(key.startswith(tiny().name) for key in cluster.keys)
+
+
+def test_workers_of_several_threads_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", Cluster(threads=4))
+    with pytest.raises(ValueError, match=r"worker tcp://127.0.0.1:2 has 4 threads, .* with --nthreads 1"):
+        sweep([tiny()], store=tmp_path, backend="dask", address="tcp://127.0.0.1:1")
 
 
 def test_cluster_needs_an_address(tmp_path):

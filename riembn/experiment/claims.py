@@ -59,7 +59,7 @@ class _Untested(Exception):
     """Why the runs of a cell do not test a claim."""
 
 
-Rule = Callable[["pandas.DataFrame", str], Iterator[Finding]]
+Rule = Callable[["pandas.DataFrame", str], Iterator["Finding | str"]]
 
 
 @dataclass(frozen=True)
@@ -193,27 +193,35 @@ def _plateaus(runs: pandas.DataFrame, where: str) -> Iterator[Finding]:
         yield _finding(label, row, "in the test loss", supports=row["difference"] < 0)
 
 
-def _balance(runs: pandas.DataFrame, where: str) -> Iterator[Finding]:
+def _balance(runs: pandas.DataFrame, where: str) -> Iterator[Finding | str]:
     """SGD turns its vectors by the angle of balance, sqrt(2 lr decay / (1 + momentum)), once it is there."""
     runs = runs[(runs["method"] == "sgd") & (runs["weight_decay"] > 0)]
     for lr, alike in runs.groupby("lr"):
-        _all_finished(alike)
-        first = _early(alike)
-        time = (1 - first["momentum"]) / (4 * first["lr"] * first["weight_decay"])
-        held = float((first["step"] / time).min())
-        if held < LONG:
-            raise _Untested(f"the first rate is held for {held:.2g} T, and the balance takes {LONG:g} T")
-        if len(first) < 2:
-            raise _Untested("one seed; two are needed")
-        predicted = (2 * first["lr"] * first["weight_decay"] / (1 + first["momentum"])) ** 0.5
-        found = stats.interval(list(first["angle"] / predicted - 1))
-        verdict = UNDECIDED
-        if -MARGIN < found.low and found.high < MARGIN:
-            verdict = SUPPORTED
-        elif found.low > MARGIN or found.high < -MARGIN:
-            verdict = CONTRADICTED
-        label = f"angle over prediction, minus 1, at rate {lr:g}, {where}"
-        yield Finding(label, verdict, found.estimate, found.low, found.high, found.n, "")
+        at_rate = f"at rate {lr:g}, {where}"
+        try:
+            yield _angle(alike, f"angle over prediction, minus 1, {at_rate}")
+        except _Untested as why:  # by this rate, and perhaps by another
+            yield f"{at_rate}: {why}"
+
+
+def _angle(runs: pandas.DataFrame, label: str) -> Finding:
+    """How far the angle of the first rate is from the one of balance."""
+    _all_finished(runs)
+    first = _early(runs)
+    time = (1 - first["momentum"]) / (4 * first["lr"] * first["weight_decay"])
+    held = float((first["step"] / time).min())
+    if held < LONG:
+        raise _Untested(f"the first rate is held for {held:.2g} T, and the balance takes {LONG:g} T")
+    if len(first) < 2:
+        raise _Untested("one seed; two are needed")
+    predicted = (2 * first["lr"] * first["weight_decay"] / (1 + first["momentum"])) ** 0.5
+    found = stats.interval(list(first["angle"] / predicted - 1))
+    verdict = UNDECIDED
+    if -MARGIN < found.low and found.high < MARGIN:
+        verdict = SUPPORTED
+    elif found.low > MARGIN or found.high < -MARGIN:
+        verdict = CONTRADICTED
+    return Finding(label, verdict, found.estimate, found.low, found.high, found.n, "")
 
 
 # --- what the rules are made of ---------------------------------------------------------------------------

@@ -160,7 +160,8 @@ def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]
 
 def method_settings(method: str, dataset: str) -> dict[str, Any]:
     """The fields of a configuration that the release chose for a method on a data set."""
-    settings = {**{name: _EVERYWHERE[name] for name in ("rule", "momentum")}, **_METHOD_SETTINGS[method]}
+    everywhere = {"rule", "momentum", *({"rest_momentum"} & METHODS[method])}
+    settings = {**{name: _EVERYWHERE[name] for name in everywhere}, **_METHOD_SETTINGS[method]}
     if dataset == "svhn":
         for rate in {"lr", "rest_lr"} & settings.keys():
             settings[rate] /= _SVHN_RATE_DIVISOR

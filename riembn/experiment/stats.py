@@ -21,6 +21,7 @@ __all__ = ["Interval", "at_end", "compare", "holm", "interval", "summarize"]
 
 FEWEST_RESAMPLED = 10
 RESAMPLES = 9999
+ROUNDING = 1e-6  # of a difference, relative to the values: records keep seven digits of each
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def compare(
         One row a comparison: ``within``, ``by``, ``n``; ``difference`` (mean over seeds, minus the baseline),
         ``low``, ``high``, ``interval``; ``improved``, the share of seeds that were better (a tie counts
         half), with Clopper and Pearson's ``improved_low`` and ``improved_high``; ``p`` of the paired t test,
-        and ``p_holm``, corrected for all rows of this table.
+        and ``p_holm``, corrected for all rows of this table. Differences that are equal to rounding do not say
+        how far they spread: their interval is infinite, and their p is 1.
 
     Raises:
         ValueError: If a group lacks a seed or has one twice, or the baseline is missing.
@@ -196,27 +198,26 @@ def compare(
             raise ValueError(
                 f"compare: no runs of the baseline {by}={baseline!r} for {cell}; sweep them first."
             )
-        difference = values - groups[(*group[:-1], baseline)]
+        reference = groups[(*group[:-1], baseline)]
+        difference = values - reference
         found = interval(list(difference), confidence=confidence)
         better = float((difference < 0).sum() + 0.5 * (difference == 0).sum())
         # A tie counts half; rounding the count down and up keeps the interval on the cautious side.
         low = stats.binomtest(math.floor(better), found.n).proportion_ci(confidence).low
         high = stats.binomtest(math.ceil(better), found.n).proportion_ci(confidence).high
-        spread = float(difference.std(ddof=1))
+        spread = difference.std(ddof=1) > ROUNDING * max(values.abs().max(), reference.abs().max())
         rows.append(
             {
                 **cell,
                 "n": found.n,
                 "difference": found.estimate,
-                "low": found.low,
-                "high": found.high,
+                "low": found.low if spread else -math.inf,
+                "high": found.high if spread else math.inf,
                 "interval": found.kind,
                 "improved": better / found.n,
                 "improved_low": float(low),
                 "improved_high": float(high),
-                "p": float(stats.ttest_1samp(difference, 0.0).pvalue)
-                if spread
-                else float(found.estimate == 0),
+                "p": float(stats.ttest_1samp(difference, 0.0).pvalue) if spread else 1.0,
             }
         )
     if not rows:

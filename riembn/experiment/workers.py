@@ -6,6 +6,7 @@ import functools
 import inspect
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from .config import RunConfig
 from .store import Store
 from .train import RunLocked, train
 
-__all__ = ["OPTIONS", "Ended", "devices", "on_cluster", "on_machine"]
+__all__ = ["OPTIONS", "Ended", "devices", "on_cluster", "on_machine", "processes"]
 
 _OF_A_SWEEP = {"config", "store", "resume", "device", "progress"}
 OPTIONS = tuple(name for name in inspect.signature(train).parameters if name not in _OF_A_SWEEP)
@@ -72,6 +73,15 @@ def devices(device: str | Sequence[str] | None, n_jobs: int) -> tuple[str | None
     return (None,)
 
 
+def processes(on: Sequence[str | None], n_jobs: int) -> int:
+    """How many runs go side by side: as many as asked for; one a device of several, or a core, if it is open."""
+    from joblib import effective_n_jobs
+
+    several = len(on) > 1 and n_jobs in (1, -1)
+    one_gpu = n_jobs == -1 and on[0] is not None and torch.device(on[0]).type != "cpu"
+    return len(on) if several or one_gpu else effective_n_jobs(n_jobs)
+
+
 def on_machine(
     configs: Sequence[RunConfig],
     job: Mapping[str, Any],
@@ -85,10 +95,8 @@ def on_machine(
     A process that dies takes its pool with it. What it and its neighbors were at is then run again, one after
     the other: a run that has its process to itself and still loses it has failed, and no other run has.
     """
-    from joblib import effective_n_jobs
-
     on = devices(device, n_jobs)
-    n_jobs = len(on) if n_jobs == -1 and on[0] is not None else effective_n_jobs(n_jobs)
+    n_jobs = processes(on, n_jobs)
     with TemporaryDirectory(prefix="riembn-") as folder:
         run = functools.partial(_run, places=Places(Path(folder), n_jobs, on), **job)
         suspects = yield from _pooled(configs, run, n_jobs, backend, Path(folder))
@@ -126,7 +134,11 @@ def on_cluster(
     address: str,
     device: str | None,
 ) -> Iterator[Ended]:
-    """As `on_machine`, by the workers of a Dask scheduler, which gives the run of a lost worker to another."""
+    """As `on_machine`, by the workers of a Dask scheduler, which gives the run of a lost worker to another.
+
+    Raises:
+        ValueError: If a worker has several threads: a process trains one run at a time.
+    """
     try:
         from distributed import Client, as_completed
     except ImportError as error:
@@ -134,14 +146,29 @@ def on_cluster(
 
     run = functools.partial(_run, device=device, **job)
     with Client(address) as client:
-        futures = client.map(run, configs, key=[config.name for config in configs], pure=False)
+        for worker, threads in client.nthreads().items():
+            if threads > 1:  # of one process: they would take turns, and keep the runs that wait from others
+                raise ValueError(
+                    f"sweep: the worker {worker} has {threads} threads, and a run needs a process to itself; start "
+                    "workers with --nthreads 1."
+                )
+        # The scheduler's names: another sweep can want the same runs in another store.
+        keys = [f"{config.name}-{uuid.uuid4().hex}" for config in configs]
+        futures = client.map(run, configs, key=keys, pure=False)
         by_key = {future.key: config for future, config in zip(futures, configs, strict=True)}
         for future in as_completed(futures):
             if future.status == "finished":
                 yield future.result()
-            else:  # of the run itself, `_run` returns what went wrong
+            elif future.status == "error":  # of the run itself, `_run` returns what went wrong
                 lost = future.exception()
-                yield Ended(by_key[future.key], f"{type(lost).__name__}: {lost}")
+                yield _failed(by_key[future.key], lost, f"{type(lost).__name__}: {lost}")
+            else:
+                said = f"the cluster gave it up ({future.status}); the same sweep tries it again"
+                yield Ended(by_key[future.key], said, its_own=False)
+
+
+def _failed(config: RunConfig, error: Exception, said: str) -> Ended:
+    return Ended(config, said, its_own=not isinstance(error, OSError | ImportError))
 
 
 def _run(
@@ -173,6 +200,6 @@ def _run(
                     return Ended(config, locked=True)
                 time.sleep(_POLL_SECONDS)
     except Exception as error:  # whatever it is, the other runs go on; it is reported at the end
-        return Ended(config, traceback.format_exc(), its_own=not isinstance(error, OSError | ImportError))
+        return _failed(config, error, traceback.format_exc())
     finally:
         torch.set_num_threads(threads)
