@@ -100,8 +100,15 @@ def test_a_mixed_group_moves_each_weight_as_if_alone(method, path):
     optimizer_class, usual = METHODS[method]
     usual = {**usual, **PATHS.get(path, {})}
     generator = torch.Generator().manual_seed(0)
-    kinds = [(torch.float32, (4, 6)), (torch.float64, (3, 5)), (torch.bfloat16, (4, 8)), (torch.float32, (0, 3))]
-    starts = [torch.randn(shape, generator=generator).to(dtype) for dtype, shape in kinds] + [torch.randn(2, 2)]
+    kinds = [
+        (torch.float32, (4, 6)),
+        (torch.float64, (3, 5)),
+        (torch.bfloat16, (4, 8)),
+        (torch.float32, (0, 3)),
+    ]
+    starts = [torch.randn(shape, generator=generator).to(dtype) for dtype, shape in kinds] + [
+        torch.randn(2, 2)
+    ]
     together, alone = ([torch.nn.Parameter(w.clone()) for w in starts] for _ in range(2))
     optimizers = [optimizer_class(together, **usual), *(optimizer_class([p], **usual) for p in alone)]
     still = together[-1].detach().clone()
@@ -314,3 +321,65 @@ def test_import_takes_little_more_than_torch(tmp_path):
     )
     times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(4)]
     assert min(times) < 0.05  # of the processor, so whatever else the machine does
+
+
+@methods
+@paths
+def test_a_network_may_change_its_type_between_steps(method, path):
+    params, optimizer = made(method, path, torch.float32)
+    steps(params, optimizer, 3)
+    for p in params:
+        p.data, p.grad = p.data.double(), None  # as Module.double()
+    wide, again = made(method, path)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for p, q in zip(params, wide, strict=True):
+        q.data.copy_(p.data)
+    steps(params, optimizer, 3)
+    steps(wide, again, 3)
+    assert_same((params, optimizer), (wide, again))
+    assert all(
+        t.dtype == torch.float64 for s in optimizer.state.values() for k, t in s.items() if k != "step"
+    )
+
+
+@methods
+@paths
+@pytest.mark.parametrize("key", ["momentum_buffer", "exp_avg", "exp_avg_sq"])
+def test_state_that_does_not_fit_its_weight_is_refused_before_anything_moves(method, path, key):
+    params, optimizer = made(method, path)
+    steps(params, optimizer, 1)
+    if key not in optimizer.state[params[1]]:
+        return
+    saved = optimizer.state_dict()
+    saved["state"][1][key] = saved["state"][1][key][:1].clone()
+    optimizer.load_state_dict(saved)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(
+        ValueError, match=rf"state '{key}' of a weight of shape \(3, 2, 3, 3\) has shape \(1,"
+    ) as e:
+        steps(params, optimizer, 1)
+    assert "\n" not in str(e.value)
+    assert all(map(torch.equal, params, before))
+
+
+@methods
+@paths
+def test_a_step_between_forward_and_backward_is_noticed(method, path):
+    params, optimizer = made(method, path)
+    steps(params, optimizer, 1)
+    loss = params[0].square().sum()
+    state = [t for s in optimizer.state.values() for k, t in s.items() if k != "step"]
+    versions = [t._version for t in (*params, *state)]
+    steps(params, optimizer, 1)
+    assert all(t._version > v for t, v in zip((*params, *state), versions, strict=True))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@methods
+def test_a_gradient_left_behind_by_its_weight_is_refused(method):
+    params, optimizer = made(method, "fused" if compiled else "lists")
+    params[0].grad = torch.zeros_like(params[0])
+    params[0].data = torch.ones(40, 60, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"shape \(4, 6\) on cpu.*weight of shape \(40, 60\).*None"):
+        optimizer.step()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ..geometry import row_count
 from .build import library
@@ -23,7 +24,7 @@ _SUFFIX = {torch.float32: "float", torch.float64: "double"}
 def takes(p: Tensor, layout: dict[str, Any]) -> bool:
     """Whether the fused step can work on ``p``: float32 or float64 on a CPU, its rows one after the other."""
     return (
-        p.device.type == "cpu"
+        p.is_cpu
         and p.dtype in _SUFFIX
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
         and _rows(p.shape, p.stride(), **layout) is not None
@@ -44,6 +45,7 @@ def sgd_g(
     with _Tables(params, grads, momentum_buffers, layout) as t:
         scalars = map(ctypes.c_double, (lr, momentum, _bound(grad_clip)))
         _function("sgd_g", params)(*t.sizes, *t.addresses, t.longest, _threads(), *scalars)
+    increment_version([*params, *momentum_buffers])
 
 
 def adam_g(
@@ -65,6 +67,7 @@ def adam_g(
         _function("adam_g", params)(
             *t.sizes, *t.addresses, second, corrected, t.longest, _threads(), *scalars
         )
+    increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
 
 def psi_sgd(
@@ -79,6 +82,7 @@ def psi_sgd(
     with _Tables(params, grads, momentum_buffers, layout) as t:
         scalars = map(ctypes.c_double, (lr, momentum))
         _function("psi_sgd", params)(*t.sizes, *t.addresses, _threads(), *scalars)
+    increment_version([*params, *(momentum_buffers or ())])
 
 
 class _Tables:
@@ -119,7 +123,7 @@ def _like(t: Tensor, p: Tensor) -> Tensor:
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+    return (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
 
 
 def _function(name: str, params: Sequence[Tensor]) -> Any:

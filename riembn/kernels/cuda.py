@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from .strides import Geometry, geometry
 
@@ -37,7 +38,7 @@ _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "
 def takes(p: Tensor, layout: dict[str, Any]) -> bool:
     """Whether the fused step can work on ``p``: on a CUDA device, its rows two strides or fewer each way."""
     return (
-        p.device.type == "cuda"
+        p.is_cuda
         and p.dtype in _TYPES
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
         and _fits(p, layout)
@@ -149,6 +150,8 @@ def _launch(
     for c, i in plan.foreign:
         if c >= 2:
             columns[c][i].copy_(used[c][i])
+    # Autograd does not see what a kernel writes: weights, momentum, second moments.
+    increment_version([*params, *(t for column in columns[2:4] for t in column)])
 
 
 @functools.cache

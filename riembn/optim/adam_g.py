@@ -29,6 +29,8 @@ from .sharded import on_local_rows
 
 __all__ = ["AdamG"]
 
+_HOST = torch.device("cpu")
+
 
 class AdamG(RowOptimizer):
     r"""Adam on the sphere of each weight vector, with one second moment a vector (Adam-G).
@@ -127,12 +129,14 @@ class AdamG(RowOptimizer):
         """The step counts, this step included; on the device where a kernel reads them, else on the host."""
         steps = []
         for p in params:
-            state = self.state[p]
-            count = state.get("step")
-            if count is None or count.device != p.device:
-                device = p.device if takes_on_device(group, p) else torch.device("cpu")
-                count = torch.zeros(()) if count is None else count
-                count = state["step"] = count.to(device, torch.float32, non_blocking=True)
+            device = p.device if p.is_cuda and takes_on_device(group, p) else _HOST
+            count = self.state[p].get("step")
+            if count is None:
+                count = self.state[p]["step"] = torch.zeros((), device=device)
+            elif count.device != device or count.dtype != torch.float32:
+                # Only towards a device: a copy to the host is read at once, and so has to be waited for.
+                moved = count.to(device, torch.float32, non_blocking=device.type == "cuda")
+                count = self.state[p]["step"] = moved
             steps.append(count)
         scaling.advance(steps)
         return steps

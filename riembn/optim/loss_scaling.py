@@ -37,7 +37,7 @@ class LossScaling(NamedTuple):
         return [g.to(compute_dtype(g.dtype)) * inverse.to(g.device) for g in grads]
 
     def advance(self, steps: Sequence[Tensor]) -> None:
-        """Add one to step counts, zero where the step is skipped; without waiting."""
+        """Add one to step counts, zero where the step is skipped; waits for no device that keeps them."""
         by_device: dict[torch.device, list[Tensor]] = {}
         for step in steps:
             by_device.setdefault(step.device, []).append(step)
@@ -46,7 +46,8 @@ class LossScaling(NamedTuple):
                 torch._foreach_add_(counts, 1)
             else:
                 goes_on = (self.found_inf == 0).reshape(())
-                torch._foreach_add_(counts, goes_on.to(device, torch.float32, non_blocking=True))
+                not_read_here = device.type == "cuda"
+                torch._foreach_add_(counts, goes_on.to(device, torch.float32, non_blocking=not_read_here))
 
 
 UNSCALED = LossScaling(None, None)

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 Along = tuple[int, ...]
 
+_WIDE = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type of the arithmetic and of the state: float32 for half-precision weights, else their own."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return _WIDE.get(dtype, dtype)
 
 
 def power_of_two_scale(x: Tensor, along: Along) -> Tensor:

@@ -15,7 +15,7 @@ from ..geometry import row_view
 from . import joint
 from .loss_scaling import UNSCALED, LossScaling
 from .row_math import compute_dtype
-from .sharded import is_sharded, local, on_local_rows, placed_as, row_zeros, whole
+from .sharded import is_sharded, local, on_local_rows, placed_as, row_zeros, rows_are_whole, whole
 
 LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}
 """Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`.
@@ -90,7 +90,8 @@ class RowOptimizer(Optimizer):
             The closure's loss, or None.
 
         Raises:
-            RuntimeError: If a gradient is sparse.
+            RuntimeError: If a gradient is sparse, or not where its weight is.
+            ValueError: If state that was loaded does not fit its weight.
         """
         loss = None
         if closure is not None:
@@ -186,19 +187,39 @@ class RowOptimizer(Optimizer):
 
     def _state(self, p: Tensor, key: str) -> Tensor:
         """The state tensor ``key`` in ``p``'s shape, made of zeros at first; float32 for half precision."""
-        state = self.state[p]
-        if key not in state:
-            state[key] = torch.zeros_like(
-                p, dtype=compute_dtype(p.dtype), memory_format=torch.preserve_format
-            )
-        return state[key]
+        value = self.state[p].get(key)
+        if value is None:
+            dtype = compute_dtype(p.dtype)
+            value = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            self.state[p][key] = value
+        return self._fitting(p, key, value, p.shape, is_sharded(p))
 
     def _row_state(self, p: Tensor, key: str, group: dict[str, Any]) -> Tensor:
         """The state tensor ``key`` with one value a row, shape ``(rows,)``."""
-        state = self.state[p]
-        if key not in state:
-            state[key] = row_zeros(p, layout(group), compute_dtype(p.dtype))
-        return state[key]
+        value = self.state[p].get(key)
+        if value is None:
+            value = self.state[p][key] = row_zeros(p, layout(group), compute_dtype(p.dtype))
+        channels = group["channels_per_row"]
+        rows = 1 if channels is None else p.shape[group["row_dim"]] * group["conv_groups"] // channels
+        return self._fitting(p, key, value, (rows,), is_sharded(p) and rows_are_whole(p, layout(group)))
+
+    def _fitting(self, p: Tensor, key: str, value: Tensor, shape: tuple[int, ...], sharded: bool) -> Tensor:
+        """``value``, brought to the device and the type of ``p`` if it is not there: a kernel would not look.
+
+        Raises:
+            ValueError: If state that was loaded is not of ``shape``, or is whole where the weight is in parts.
+        """
+        if value.shape != shape or is_sharded(value) is not sharded:
+            cut = {True: "in parts (a DTensor)", False: "whole"}
+            raise ValueError(
+                f"{type(self).__name__}: state {key!r} of a weight of shape {tuple(p.shape)} has shape "
+                f"{tuple(value.shape)}, {cut[is_sharded(value)]}, but must have {tuple(shape)}, {cut[sharded]}; load "
+                "state saved for these weights (into parts by torch.distributed.checkpoint.state_dict)."
+            )
+        dtype = compute_dtype(p.dtype)
+        if value.dtype != dtype or value.device != p.device:
+            value = self.state[p][key] = value.to(p.device, dtype)
+        return value
 
 
 @on_local_rows
@@ -270,11 +291,17 @@ def check_range(
 
 
 def dense_grad(p: Tensor, caller: str) -> Tensor:
-    """The gradient of ``p``, refused if sparse; never written to."""
-    assert p.grad is not None
-    if p.grad.is_sparse:
+    """The gradient of ``p``, refused if sparse or elsewhere; never written to."""
+    grad = p.grad
+    assert grad is not None
+    if grad.is_sparse:
         raise RuntimeError(
             f"{caller}: a sparse gradient for a weight of shape {tuple(p.shape)}; rows on a sphere need dense "
             "gradients (nn.Embedding: set sparse=False)."
         )
-    return placed_as(p, p.grad)
+    if grad.shape != p.shape or grad.device != p.device or is_sharded(grad) is not is_sharded(p):
+        raise RuntimeError(
+            f"{caller}: a gradient of shape {tuple(grad.shape)} on {grad.device}, {type(grad).__name__}, for a weight "
+            f"of shape {tuple(p.shape)} on {p.device}, {type(p).__name__}; set p.grad to None after moving weights."
+        )
+    return placed_as(p, grad)

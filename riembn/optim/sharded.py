@@ -23,6 +23,7 @@ from .row_math import compute_dtype
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _LAYOUT = ("row_dim", "conv_groups", "channels_per_row")
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
 
 def is_sharded(t: object) -> TypeGuard[DTensor]:
     """Whether ``t`` is a DTensor; the module of that class is not imported to find out."""
+    if type(t) in _PLAIN:  # at every step and for every tensor
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(t, module.DTensor)
 
