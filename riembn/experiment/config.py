@@ -69,7 +69,7 @@ class RunConfig:
         augment: Reflect-pad by 4, crop at random, flip at random.
         pixels: ``standardize`` to zero mean and unit deviation a channel, or ``unit``: divide by 255 only.
         precision: Of the network's arithmetic: ``float32``, or under autocast ``bfloat16``, or ``float16`` with
-            scaled gradients. Weights, optimizer and loss are float32 throughout.
+            scaled gradients, on one device. Weights, optimizer and loss are float32 throughout.
         accumulate: Parts a batch is computed in: one after the other, to fit into memory, or side by side on
             several devices. BatchNorm normalizes each part by itself, so that what is learned depends on it, and
             not on the devices: as many parts as devices are per-device statistics, one part is statistics

@@ -51,7 +51,8 @@ def train(
         shard: Cut weights and optimizer over the devices (FSDP2), instead of a copy on each (DDP); for processes
             that `torchrun` starts. Results differ by rounding only, as they do with the number of devices.
         checkpoint_minutes: A checkpoint so many minutes after the one before, be it within an epoch; None makes
-            one after each epoch. There is one at the end either way.
+            one after each epoch. There is one at the end either way. From one within an epoch a run goes on on
+            the same kind of device only, which draws the same random numbers.
         tensorboard: Folder to which the record's columns are written as curves while the run lasts.
         progress: Show a progress bar; None shows it on a terminal only.
         data_root: Folder of the data sets, as in `riembn.data.load`.
