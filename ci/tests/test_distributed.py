@@ -117,6 +117,34 @@ def each_device_moves_its_own_rows():
 
 
 @both
+def a_step_is_noticed_and_writes_no_gradient():
+    from torch.distributed.tensor import Shard
+
+    for method in METHODS:
+        for weights in (WHOLE_ROWS, CUT_ROWS):
+            optimizer_class, options = METHODS[method]
+            shape, layout = weights[0]
+            p = nn.Parameter(spread(torch.randn(shape, dtype=torch.float64), Shard(0)))
+            optimizer = optimizer_class([{"params": [p], **layout}], **options)
+            p.grad = spread(torch.randn(shape, dtype=torch.float64), Shard(0))
+            versions = p._version, p.grad.to_local()._version
+            optimizer.step()
+            assert p._version > versions[0] and p.grad.to_local()._version == versions[1]
+
+
+@both
+def whole_state_beside_a_weight_in_parts_is_refused():
+    from torch.distributed.tensor import Shard
+
+    for method, key in (("sgd-g", "momentum_buffer"), ("adam-g", "exp_avg"), ("adam-g", "exp_avg_sq")):
+        optimizer = steps_on_sharded_weights(WHOLE_ROWS[:1], Shard(0), method)
+        ((p, state),) = optimizer.state.items()
+        state[key] = whole(state[key])
+        with pytest.raises(ValueError, match=rf"state '{key}' .*whole, but must have .*in parts \(a DTensor\)"):
+            optimizer.step()
+
+
+@both
 def regularizer_compares_rows_of_all_devices():
     from torch.distributed.tensor import Shard
 

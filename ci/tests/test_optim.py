@@ -238,16 +238,23 @@ def test_rows_do_not_see_each_other(method, foreach):
 
 
 @pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_row_with_a_bad_gradient_stays_alone(method, foreach):
+def test_a_row_with_a_bad_gradient_stays_alone(method, alpha, foreach):
     optimizer_class, options = METHODS[method]
+    if alpha:
+        if method == "psi-sgd":
+            pytest.skip("has no regularizer")
+        options = {**options, "alpha": alpha}
     p = torch.nn.Parameter(torch.randn(4, 6))
     optimizer = optimizer_class([p], foreach=foreach, **options)
     p.grad = torch.randn(4, 6)
     p.grad[2, 3] = math.inf
-    optimizer.step()
-    finite = p.detach().isfinite().all(1)
-    assert finite.tolist() == [True, True, False, True]
+    for _ in range(2):
+        optimizer.step()
+        finite = p.detach().isfinite().all(1)
+        assert finite.tolist() == [True, True, False, True]
+        p.grad = torch.randn(4, 6)
 
 
 @pytest.mark.parametrize("foreach", FOREACH)
@@ -357,6 +364,23 @@ def test_psi_sgd_length_never_overflows(start, momentum, foreach):
         optimizer.step()
     assert p.detach().isfinite().all() and (p.detach().abs().amax(1) < 2.0**26).all()
     assert (p.detach().abs().amax(1) > 2.0**-26).all()
+
+
+@pytest.mark.parametrize("foreach", FOREACH)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("start", [1.0, 2.0**-14, 2.0**12])
+def test_psi_sgd_length_never_leaves_float16(start, momentum, foreach):
+    p = torch.nn.Parameter((start * torch.randn(3, 40)).half())
+    optimizer = PSISGD([p], lr=0.3, momentum=momentum, foreach=foreach)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(1500):
+        w = p.detach().float()
+        norm = w.norm(dim=1, keepdim=True)
+        u, g = w / norm, torch.randn(3, 40, generator=generator) / 40**0.5
+        p.grad = ((g - (u * g).sum(1, keepdim=True) * u) / norm).half()
+        optimizer.step()
+        largest = p.detach().abs().amax(1)
+        assert (largest < 2.0**11).all() and (largest >= 2.0**-9).all()
 
 
 def test_psi_sgd_rescue_is_exact():

@@ -198,6 +198,19 @@ def test_half_precision_weights_equal_reference(method, dtype):
     against_reference(method, [(3, 16), (2, 9), (2, 64)], steps=2, tolerance=2e-2, dtype=dtype)
 
 
+@pytest.mark.parametrize("pieces", [False, True])
+@pytest.mark.parametrize("exponent", [9, 8, -7, -8])
+def test_psi_sgd_rescues_float16_before_it_ends(exponent, pieces, request):
+    if pieces:
+        request.getfixturevalue("short_registers")
+    row = torch.linspace(-0.9, 0.7, 33).mul(2.0**exponent).half()
+    p = torch.nn.Parameter(row[None].clone().to(DEVICE))
+    p.grad = torch.zeros_like(p)
+    PSISGD([p], lr=0.1).step()
+    scale = 1 if -8 < exponent <= 8 else 2.0**-exponent
+    assert torch.equal(p.detach().cpu()[0], (row.float() * scale).half())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_gradients_of_another_type_than_their_weight(dtype):
     params, generator = make([(3, 16), (2, 9)])

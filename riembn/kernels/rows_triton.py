@@ -12,6 +12,7 @@ import triton.language as tl
 SIZES = tl.constexpr(10)  # the last unused
 ADDRESSES = tl.constexpr(6)  # the last unused: every line starts on 16 bytes
 SAFE_EXPONENT = tl.constexpr(24)  # as in riembn/optim/reference.py
+SAFE_EXPONENT_FLOAT16 = tl.constexpr(8)
 FAR = tl.constexpr(16777216.0)  # an angle beyond it says nothing in float32; any point of the circle does
 
 
@@ -306,11 +307,12 @@ def manifold_step_long(
 
 
 @triton.jit
-def _rescue_bits(largest):
+def _rescue_bits(largest, W: tl.constexpr):
     """Exponent field of 1 where ``largest`` is in the safe range, else of the power that brings it to [1/2, 1)."""
     bits = _power_bits(largest)
     exponent = 127 - bits
-    safe = (exponent > -SAFE_EXPONENT) & (exponent <= SAFE_EXPONENT)
+    end: tl.constexpr = SAFE_EXPONENT_FLOAT16 if W == tl.float16 else SAFE_EXPONENT
+    safe = (exponent > -end) & (exponent <= end)
     return tl.where(safe, 127, bits)
 
 
@@ -333,7 +335,7 @@ def psi_step(
     rate = _rate(lr, address, 0.0, 0.0, live, LR_TENSOR, False)
 
     # A power of two rounds nothing: the same point of the manifold, further from the end of the range.
-    bits = _rescue_bits(tl.max(tl.abs(w), axis=1))
+    bits = _rescue_bits(tl.max(tl.abs(w), axis=1), W)
     scale = _power(bits)
     w = w * scale[:, None]
     step = -(rate * tl.sum(w * w, axis=1) * _power(254 - bits))[:, None] * _unscaled(g, grad_scale)
@@ -366,7 +368,7 @@ def psi_step_long(
         w = tl.load(w_at + at, mask=start + column < fan_in, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.abs(w))
         total += w * w
-    bits = _rescue_bits(tl.max(largest, axis=0))
+    bits = _rescue_bits(tl.max(largest, axis=0), W)
     scale = _power(bits)
     if bits != 127:
         total = tl.zeros([BLOCK_COLUMNS], tl.float32)

@@ -13,7 +13,7 @@ from ..geometry import row_view
 from ..kernels import cpu
 from .batches import batches, store
 from .loss_scaling import UNSCALED, LossScaling
-from .reference import SAFE_EXPONENT
+from .reference import SAFE_EXPONENT, SAFE_EXPONENT_FLOAT16
 from .row_math import RowScalars, compute_dtype, fused_batches, largest_entry
 from .row_optimizer import RowOptimizer, check_range, chosen_path, layout
 from .sharded import on_local_rows
@@ -46,10 +46,10 @@ class PSISGD(RowOptimizer):
             is zero or not finite. Nothing is changed then.
 
     The length grows exponentially in the number of steps. A row whose largest entry leaves
-    :math:`[2^{-24}, 2^{24})` is therefore multiplied by a power of two, its momentum with it, which rounds
-    nothing and stays on the same point of the manifold. Weight decay would only change the length; there is
-    none. Only weights that really are scale-invariant belong here (`riembn.split`). State:
-    ``momentum_buffer`` in the parameter's shape, none with ``momentum=0``.
+    :math:`[2^{-24}, 2^{24})`, or :math:`[2^{-8}, 2^8)` in float16, is therefore multiplied by a power of two, its
+    momentum with it, which rounds nothing and stays on the same point of the manifold. Weight decay would only
+    change the length; there is none. Only weights that really are scale-invariant belong here (`riembn.split`).
+    State: ``momentum_buffer`` in the parameter's shape, none with ``momentum=0``.
 
     Source: Yi (2022), arXiv:2101.02916, by its abstract (the full text was not at hand); the update is derived
     in the book's chapter on the PSI manifold.
@@ -125,7 +125,7 @@ def _single_tensor_psi_sgd(
         weight, along = row_view(p, **layout)
         dtype = compute_dtype(p.dtype)
         w = weight.to(dtype)
-        scale = _rescue(largest_entry(w, along))
+        scale = _rescue(largest_entry(w, along), p.dtype)
         w = w * scale
         g = row_view(grad, **layout)[0].to(dtype) / scale
         step = -lr * w.square().sum(along, keepdim=True) * g
@@ -147,7 +147,7 @@ def _multi_tensor_psi_sgd(
     for batch in batches(params, grads, states, layout):
         ws, gs = batch.weights, batch.grads
         rows = RowScalars(ws, batch.along)
-        scale = _rescue(rows.largest(ws))
+        scale = _rescue(rows.largest(ws), batch.targets[0].dtype)
         torch._foreach_mul_(ws, rows.split(scale))
         rate = rows.norms(ws).square_().mul_(-lr).div_(scale)
         if not batch.states:
@@ -182,10 +182,11 @@ def _fused_psi_sgd(
         _multi_tensor_psi_sgd(left[0], left[1], left[2] if states else None, layout, lr, momentum)
 
 
-def _rescue(largest: Tensor) -> Tensor:
+def _rescue(largest: Tensor, stored: torch.dtype) -> Tensor:
     """1 where a row's largest entry is in the safe range, else the power of two that brings it to [1/2, 1)."""
     exponent = torch.frexp(largest).exponent
-    safe = (exponent > -SAFE_EXPONENT) & (exponent <= SAFE_EXPONENT)
+    end = SAFE_EXPONENT_FLOAT16 if stored == torch.float16 else SAFE_EXPONENT
+    safe = (exponent > -end) & (exponent <= end)
     limit = 126 if largest.dtype == torch.float32 else 1022
     away = torch.where(safe, 0, -exponent).clamp(-limit, limit)
     return torch.ldexp(torch.ones_like(largest), away)

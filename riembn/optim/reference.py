@@ -76,6 +76,8 @@ def psi_sgd(w: Tensor, g: Tensor, m: Tensor, *, lr: float, momentum: float) -> t
 
 SAFE_EXPONENT = 24
 """PSI-SGD rescales a row whose largest entry leaves [2^-24, 2^24): |w|^2 then stays within float32 for any fan-in."""
+SAFE_EXPONENT_FLOAT16 = 8
+"""The same for weights stored in float16, which ends at 2^16 and has lost digits below 2^-14."""
 
 
 def orthogonality(rows: Tensor) -> float:

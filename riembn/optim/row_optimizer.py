@@ -156,7 +156,8 @@ class RowOptimizer(Optimizer):
         view, along = row_view(whole(p.detach()), **layout(group))
         if not p.numel():
             return
-        if group["fused"] and kernels.fused(local(p.detach()), layout(group)) is None:
+        here = local(p.detach())  # a device without rows has nothing to say
+        if group["fused"] and here.numel() and kernels.fused(here, layout(group)) is None:
             taken = kernels.cpu.TAKEN if p.device.type == "cpu" else kernels.cuda.TAKEN
             raise ValueError(
                 f"{name}: fused=True, but parameter {which}, shape {shape}, {p.dtype} on {p.device.type}, is not one "

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ..geometry import from_rows, row_count, to_rows
-from .loss_scaling import UNSCALED
 from .orthogonality import orthogonality_grad
 from .row_math import compute_dtype
 
@@ -62,9 +62,9 @@ def whole(t: Any) -> Any:
 def on_local_rows(step: Callable[..., None]) -> Callable[..., None]:
     """Let a step on lists of plain tensors take DTensors as well.
 
-    The step's first list holds the parameters; the others (the gradients first, if there is an ``alpha``) have
-    one entry each, a tensor or not, or are None. Rows that are cut are gathered, moved by every device alike,
-    and each keeps its part.
+    The step's first list holds the parameters, the next, if any, their gradients, without a loss scale and only
+    read; the others have one entry each, a tensor or not, or are None. Rows that are cut are gathered, moved by
+    every device alike, and each keeps its part.
     """
 
     @functools.wraps(step)
@@ -87,18 +87,18 @@ def on_local_rows(step: Callable[..., None]) -> Callable[..., None]:
         for i in cut:
             gathered = some([i], whole)
             step(*gathered, **options)
-            for column, moved in zip((params, *columns), gathered, strict=True):
-                if column is not None and is_sharded(column[i]):
+            for number, (column, moved) in enumerate(zip((params, *columns), gathered, strict=True)):
+                if number != 1 and column is not None and is_sharded(column[i]):
                     keep_part(column[i], moved[0])
         if rows and alpha:  # gathers, so a device without rows takes part as well
             grads = list(columns[0])
-            scale = options.get("scaling", UNSCALED).grad_scale
             for i in rows:
-                term = _orthogonality_term(params[i], alpha, layout)
-                grads[i] = local(grads[i]) + (term if scale is None else term * scale)
+                grads[i] = local(grads[i]) + _orthogonality_term(params[i], alpha, layout)
             columns, options = (grads, *columns[1:]), {**options, "alpha": 0}
         if rows := [i for i in rows if local(params[i]).numel()]:
             step(*some(rows, local), **options)
+        # What is written into its part, autograd does not see on the DTensor.
+        increment_version([p for p in params if is_sharded(p)])
 
     return step_on_local_rows
 
