@@ -28,8 +28,7 @@ def orthogonality_grad(rows: Tensor, alpha: float | Tensor, *, among: Tensor | N
     r"""The gradient of :math:`L^O`, :math:`2\alpha\,(YY^\top Y - Y)`.
 
     Args:
-        rows: Unit rows Y, shape ``(..., rows, fan_in)``: one matrix, or several of one shape. What is
-            not finite counts as zero, so that no row spoils another.
+        rows: Unit rows Y, shape ``(..., rows, fan_in)``: one matrix, or several of one shape.
         alpha: Weight of the regularizer.
         among: All rows, where ``rows`` are only some of them: their part of the gradient is returned.
 
@@ -38,8 +37,7 @@ def orthogonality_grad(rows: Tensor, alpha: float | Tensor, *, among: Tensor | N
 
     Source: Cho and Lee (2017), arXiv:1709.09603; their released code adds the same to the gradient.
     """
-    rows = rows.nan_to_num(0, 0, 0)
-    among = rows if among is None else among.nan_to_num(0, 0, 0)
+    among = rows if among is None else among
     few_rows = among.shape[-2] <= among.shape[-1]
     product = (rows @ among.mT) @ among if few_rows else rows @ (among.mT @ among)
     return product.sub_(rows).mul_(2 * alpha)

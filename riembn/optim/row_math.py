@@ -200,6 +200,7 @@ def add_orthogonality(
     for members in shared.values():
         y = torch.stack([rows[i] for i in members])
         y /= torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        y.nan_to_num_(0, 0, 0)  # a row that is lost already is no longer compared with others
         terms = orthogonality_grad(y, alpha)
         if grad_scale is not None:
             terms *= grad_scale.to(terms.device)
@@ -210,7 +211,7 @@ def add_orthogonality(
 
 def orthogonality_term(y: Tensor, p: Tensor, alpha: float, layout: dict[str, Any]) -> Tensor:
     """The gradient of L^O at the unit rows ``y`` (a view of a tensor of ``p``'s shape), as such a view."""
-    rows = to_rows(y.reshape(p.shape), **layout)
+    rows = to_rows(y.reshape(p.shape), **layout).nan_to_num(0, 0, 0)
     return row_view(from_rows(orthogonality_grad(rows, alpha), p, **layout), **layout)[0]
 
 

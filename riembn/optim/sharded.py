@@ -176,6 +176,6 @@ def _orthogonality_term(p: DTensor, alpha: float, layout: dict[str, Any]) -> Ten
     """This device's rows of the gradient of L^O, in the shape of its part of ``p``."""
     here = local(p)
     y = to_rows(here, **layout).to(compute_dtype(p.dtype))
-    y = y / torch.linalg.vector_norm(y, dim=1, keepdim=True)
+    y = (y / torch.linalg.vector_norm(y, dim=1, keepdim=True)).nan_to_num_(0, 0, 0)
     among = whole(rows_like(p, y, layout))
     return from_rows(orthogonality_grad(y, alpha, among=among), here, **layout)
