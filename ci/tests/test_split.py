@@ -588,7 +588,7 @@ def test_errors_say_what_to_do() -> None:
         split(normal, x, rule="mine")
     with pytest.raises(TypeError, match="model is a list; give a torch.nn.Module"):
         split([normal], x)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns((DeprecationWarning, FutureWarning)):
         scripted = torch.jit.script(normal.norm)
     with pytest.raises(ValueError, match="scripted module hides its eps"):
         split(nn.Sequential(normal.layer, scripted), x)
