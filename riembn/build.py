@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from .invariance import Split, split
 from .optim import PSISGD, SGDG, AdamG, Combined
+from .optim.combine import check_part
 
 __all__ = ["METHODS", "build_optimizer"]
 
@@ -26,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """What `build_optimizer` knows, and the values it uses where the caller gives none."""
 
+_SHARED = ("foreach", "fused", "maximize")  # options that every optimizer here has
 REST = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -57,28 +60,36 @@ def build_optimizer(
         rest_momentum: Momentum of the rest, for ``rest="sgd"``.
         rest_weight_decay: Decay of the rest's weights; biases and normalization scales have none, as in the paper.
         **overrides: Hyper-parameters of the method by their own names: ``lr``, ``momentum``, ``betas``, ``eps``,
-            ``grad_clip``, ``alpha``, ``foreach``, ``fused``; for "sgd" those of `torch.optim.SGD`, whose decay
-            acts on every parameter, as in the paper's baseline.
+            ``grad_clip``, ``alpha``; and ``foreach``, ``fused``, ``maximize``, which go to the rest as well (a
+            function given as ``rest`` sees to its own). For "sgd" those of `torch.optim.SGD`, whose decay acts on
+            every parameter, as in the paper's baseline; Nesterov's momentum unless another kind is asked for.
 
     Returns:
         A `torch.optim.Optimizer`: `torch.optim.SGD` for "sgd", else `riembn.optim.Combined` whose part 0 holds
         the weights on the manifold. Works with every ``lr_scheduler``, ``GradScaler`` and ``state_dict``.
 
     Raises:
-        ValueError: For an unknown method, rule, rest or hyper-parameter, or a model without invariant weights.
+        ValueError: For an unknown method, rule, rest or hyper-parameter, a model without invariant weights, or a
+            ``rest`` that returns an optimizer of other parameters or one that has already taken a step.
+        TypeError: For a ``rest`` that returns no optimizer.
     """
     if method not in METHODS:
         raise ValueError(f"build_optimizer: no method {method!r}; there are {_list(METHODS)}.")
     defaults = dict(METHODS[method])
     optimizer, default_rest_lr = defaults.pop("optimizer"), defaults.pop("rest_lr", None)
-    accepted = {*defaults, "foreach", "fused"}
+    accepted = {*defaults, *_SHARED}
+    if method == "sgd":
+        accepted |= inspect.signature(optimizer).parameters.keys() - {"params"}
     for name in overrides:
         if name not in accepted:
             raise ValueError(
                 f"build_optimizer: {method!r} has no option {name!r}; it has {_list(sorted(accepted))}."
             )
+    options = {**defaults, **overrides}
     if method == "sgd":
-        return optimizer(model.parameters(), **{**defaults, **overrides})
+        if "nesterov" not in overrides:  # torch refuses it without momentum, and with dampening
+            options["nesterov"] = bool(options["momentum"]) and not options.get("dampening")
+        return optimizer(model.parameters(), **options)
 
     if isinstance(example_input, Split):
         found = example_input.rebind(model)
@@ -100,8 +111,9 @@ def build_optimizer(
     flat = []  # made first: what it refuses is refused before a weight is brought to unit norm
     if groups:
         rest_lr = default_rest_lr if rest_lr is None else rest_lr
-        flat.append(_rest_optimizer(rest, groups, rest_lr, rest_momentum, overrides.get("foreach")))
-    return Combined(optimizer(found.groups(), **{**defaults, **overrides}), *flat)
+        shared = {name: overrides[name] for name in _SHARED if name in overrides}
+        flat.append(_rest_optimizer(rest, groups, rest_lr, rest_momentum, shared))
+    return Combined(optimizer(found.groups(), **options), *flat)
 
 
 def _rest_optimizer(
@@ -109,16 +121,26 @@ def _rest_optimizer(
     groups: list[dict[str, Any]],
     lr: float,
     momentum: float,
-    foreach: bool | None,
+    shared: dict[str, Any],
 ) -> Optimizer:
     if callable(rest):
-        return rest(groups)
+        given = {id(p) for group in groups for p in group["params"]}
+        made = rest(groups)
+        check_part(made)
+        if any(id(p) not in given for group in made.param_groups for p in group["params"]):
+            raise ValueError(
+                "build_optimizer: the optimizer that rest returned has parameters that it was not given; make it of "
+                "the groups that it is called with."
+            )
+        return made
     if rest not in REST:
         raise ValueError(f"build_optimizer: no rest {rest!r}; there are {_list(REST)}, or give a function.")
     options = dict(momentum=momentum, nesterov=momentum > 0) if rest == "sgd" else {}
     # On a CUDA device fused as the rows are, so that a gradient scaler need not wait for either.
-    fused = True if foreach is None and all(p.is_cuda for group in groups for p in group["params"]) else None
-    return REST[rest](groups, lr=lr, foreach=foreach, fused=fused, **options)
+    if shared.get("foreach") is None and shared.get("fused") is None:
+        if all(p.is_cuda for group in groups for p in group["params"]):
+            shared = {**shared, "fused": True}
+    return REST[rest](groups, lr=lr, **shared, **options)
 
 
 def _list(names: Iterable[str]) -> str:

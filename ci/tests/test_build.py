@@ -277,10 +277,74 @@ def test_groups_can_be_added_to_either_part(method):
         ({"params": [nn.Parameter(torch.randn(3))], "part": 0}, "two or more dimensions"),
         ({"params": [weight]}, "already in another group"),
         ({"params": [nn.Parameter(torch.randn(3, 3))], "part": 2}, "parts are 0 to 1"),
+        ({"params": [("again", weight)]}, "already in another group"),
     ):
         with pytest.raises(ValueError, match=message):
             optimizer.add_param_group(group)
         assert len(optimizer.param_groups) == count
+
+
+def test_one_cycle_cycles_betas_where_no_part_has_a_momentum():
+    _, optimizer = made("adam-g", rest="adamw")
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)
+    assert {group["betas"][0] for group in optimizer.param_groups} == {0.95}
+    with pytest.warns(UserWarning, match="before `optimizer.step"):
+        schedule.step()
+    assert max(group["betas"][0] for group in optimizer.param_groups) < 0.95
+    assert [group["betas"][1] for group in optimizer.param_groups] == [0.99, 0.999, 0.999]
+
+
+def test_sgd_takes_the_options_of_torchs():
+    for given in (
+        dict(momentum=0.0),
+        dict(dampening=0.5),
+        dict(maximize=True, differentiable=False),
+        dict(fused=True),
+    ):
+        _, optimizer = made("sgd", **given)
+        group = optimizer.param_groups[0]
+        assert {name: group[name] for name in given} == given
+        assert group["nesterov"] == (group["momentum"] > 0 and group["dampening"] == 0)
+
+
+@pytest.mark.parametrize("method", MANIFOLD_METHODS)
+def test_every_parameter_takes_the_same_kind_of_step(method):
+    for rest in ("sgd", "adam", "adamw"):
+        for given in (dict(fused=False), dict(foreach=True), dict(foreach=False, maximize=True)):
+            _, optimizer = made(method, rest=rest, **given)
+            for group in optimizer.param_groups:
+                assert {name: group[name] for name in given} == given
+    model, optimizer = made(method, maximize=True)
+    losses = [one_step(model, optimizer, 1) for _ in range(10)]
+    assert losses[-1] > losses[0]
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_hooks_of_loading_change_what_is_loaded(combined):
+    def made_of(seed):
+        torch.manual_seed(seed)
+        p = nn.Parameter(torch.randn(3, 4).bfloat16())
+        optimizer = SGDG([p])
+        p.grad = torch.ones_like(p)
+        return p, Combined(optimizer) if combined else optimizer
+
+    p, saved = made_of(0)
+    saved.step()
+    q, optimizer = made_of(1)
+    expected = saved.state[p]["momentum_buffer"] / 3
+    seen = []
+
+    def smaller(_, state_dict):
+        state_dict = copy.deepcopy(state_dict)
+        state_dict["state"][0]["momentum_buffer"] /= 3
+        return state_dict
+
+    optimizer.register_load_state_dict_pre_hook(smaller)
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append(o.state[q]["momentum_buffer"].clone()))
+    for _ in range(2):
+        optimizer.load_state_dict(saved.state_dict())
+        assert torch.equal(optimizer.state[q]["momentum_buffer"], expected)
+    assert len(seen) == 2 and all(torch.equal(t, expected) for t in seen)
 
 
 def test_step_hooks_fire_once():
@@ -331,7 +395,24 @@ BAD_CALLS = [
     (dict(method="adam-g", betas=(0.9, 1.0)), ValueError, r"betas\[1\]=1.0"),
     (dict(method="adam-g", eps=-1e-8), ValueError, "eps=-1e-08"),
     (dict(method="adam-g", alpha=float("inf")), ValueError, "alpha=inf"),
+    (dict(method="sgd", alpha=0.1), ValueError, "'sgd' has no option 'alpha'; it has 'dampening'"),
+    (dict(method="sgd-g", rest=lambda groups: 3), TypeError, "got int"),
+    (dict(method="sgd-g", rest=lambda groups: stepped(groups)), ValueError, "SGD part already has state"),
+    (
+        dict(method="sgd-g", rest=lambda groups: torch.optim.SGD([*groups, {"params": [good()]}], lr=0.1)),
+        ValueError,
+        "parameters that it was not given",
+    ),
 ]
+
+
+def stepped(groups):
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    for group in groups:
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimizer.step()
+    return optimizer
 
 
 @pytest.mark.parametrize("call, error, message", BAD_CALLS)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from .row_optimizer import RowOptimizer, fill_in
+from .row_optimizer import RowOptimizer, fill_in, read_by_hooks
 
 __all__ = ["Combined"]
 
@@ -28,27 +28,22 @@ class Combined(Optimizer):
         ValueError: If there is no part, if a part already has state, or if a parameter is in two parts.
 
     A scheduler that cycles momentum (`torch.optim.lr_scheduler.OneCycleLR`) cycles the ``momentum`` of the parts
-    that have one; the betas of an Adam-G part stay as they are.
+    that have one, and leaves betas as they are; where no part has one and all have betas, it cycles the first beta.
     """
 
     def __init__(self, *parts: Optimizer) -> None:
         if not parts:
             raise ValueError("Combined: no optimizer given; pass one or more.")
         for part in parts:
-            if not isinstance(part, Optimizer):
-                raise TypeError(
-                    f"Combined: got {type(part).__name__}, but every part must be a torch optimizer."
-                )
-            if part.state:
-                raise ValueError(
-                    f"Combined: the {type(part).__name__} part already has state; combine before the first step."
-                )
+            check_part(part)
         self.parts = parts
         groups = [{**group, "part": i} for i, part in enumerate(parts) for group in part.param_groups]
-        # What schedulers ask the defaults for: that there is a rate, and a momentum to cycle.
+        # What schedulers ask the defaults for: that there is a rate, and a momentum (or first beta) to cycle.
         defaults = {"lr": parts[0].defaults["lr"]}
         if any("momentum" in part.defaults for part in parts):
             defaults["momentum"] = next(p.defaults["momentum"] for p in parts if "momentum" in p.defaults)
+        elif all("betas" in group for group in groups):
+            defaults["betas"] = groups[0]["betas"]
         self._collecting = True
         super().__init__(groups, defaults)
         self._collecting = False
@@ -71,7 +66,8 @@ class Combined(Optimizer):
         group = dict(param_group, part=number)
         group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         present = {id(p) for g in self.param_groups for p in g["params"]}
-        if any(id(p) in present for p in group["params"]):
+        new = [p[1] if isinstance(p, tuple) else p for p in group["params"]]  # a tuple: name and parameter
+        if any(id(p) in present for p in new):
             raise ValueError("Combined: a parameter of the new group is already in another group.")
         part = self.parts[number]
         part.add_param_group(group)  # fills in the part's own defaults, or refuses
@@ -113,6 +109,10 @@ class Combined(Optimizer):
         Raises:
             ValueError: If the groups differ in number, in size, or in the part they belong to.
         """
+        with read_by_hooks(self, self._loaded, self._check_parts):
+            super().load_state_dict(state_dict)
+
+    def _check_parts(self, state_dict: dict[str, Any]) -> None:
         saved = [group.get("part") for group in state_dict["param_groups"]]
         own = [group["part"] for group in self.param_groups]
         if saved != own:
@@ -120,16 +120,14 @@ class Combined(Optimizer):
                 f"Combined: the saved groups belong to parts {saved}, those of this optimizer to {own}; "
                 "build it with the same method, model and split as when it was saved."
             )
-        super().load_state_dict(state_dict)
+
+    def _loaded(self, saved: dict[Tensor, Any]) -> None:
         self._link()
-        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        kept = {p: state_dict["state"].get(i, {}) for p, i in zip(params, saved_ids, strict=True)}
         for part in self.parts:
             if isinstance(part, RowOptimizer):
                 for group in part.param_groups:
                     fill_in(group)
-                part.restore_precision(kept)
+                part.restore_precision(saved)
 
     def __getstate__(self) -> dict[str, Any]:
         self._link()
@@ -149,6 +147,16 @@ class Combined(Optimizer):
         for i, part in enumerate(self.parts):
             part.param_groups = [group for group in self.param_groups if group["part"] == i]
             part.state = self.state
+
+
+def check_part(part: object) -> None:
+    """Raise unless ``part`` is an optimizer that has not yet taken a step."""
+    if not isinstance(part, Optimizer):
+        raise TypeError(f"Combined: got {type(part).__name__}, but every part must be a torch optimizer.")
+    if part.state:
+        raise ValueError(
+            f"Combined: the {type(part).__name__} part already has state; combine before the first step."
+        )
 
 
 def _step_of_part(part: Optimizer) -> None:

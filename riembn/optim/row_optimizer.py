@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -65,10 +66,8 @@ class RowOptimizer(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `torch.optim.Optimizer.load_state_dict`; state of half-precision weights stays float32."""
-        super().load_state_dict(state_dict)
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
-        own = [p for group in self.param_groups for p in group["params"]]
-        self.restore_precision({p: state_dict["state"].get(i, {}) for p, i in zip(own, saved, strict=True)})
+        with read_by_hooks(self, self.restore_precision):
+            super().load_state_dict(state_dict)
 
     def restore_precision(self, saved: Mapping[Tensor, Mapping[str, Any]]) -> None:
         """Take float32 state from ``saved`` again for half-precision weights, to whose type torch has cast it."""
@@ -235,6 +234,38 @@ def to_unit_rows(params: list[Tensor], *, layout: dict[str, Any]) -> None:
 def layout(group: dict[str, Any]) -> dict[str, Any]:
     """The layout keys of a param group, as keyword arguments for `riembn.geometry`."""
     return {key: group[key] for key in LAYOUT}
+
+
+@contextmanager
+def read_by_hooks(
+    optimizer: Optimizer,
+    loaded: Callable[[dict[Tensor, Any]], None],
+    check: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Iterator[None]:
+    """Let ``check`` see the dict that ``load_state_dict`` reads, ``loaded`` its state by parameter afterwards.
+
+    What is read is what the caller's hooks before loading return; their hooks after loading come last.
+    """
+    read: dict[str, Any] = {}
+
+    def before(_: Optimizer, state_dict: dict[str, Any]) -> None:
+        check(state_dict)
+        read.update(state_dict)
+
+    def after(_: Optimizer) -> None:
+        saved = [i for group in read["param_groups"] for i in group["params"]]
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        loaded({p: read["state"].get(i, {}) for p, i in zip(own, saved, strict=True)})
+
+    handles = (
+        optimizer.register_load_state_dict_pre_hook(before),
+        optimizer.register_load_state_dict_post_hook(after, prepend=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def fill_in(group: dict[str, Any]) -> None:
