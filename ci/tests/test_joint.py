@@ -333,3 +333,18 @@ def test_probe_sees_joint_rows():
     after = to_joint_rows(model[0].weight.detach(), model[0].bias.detach())
     turned = torch.acos((before * after).sum(1).clamp(-1, 1))
     assert angle is not None and float(turned.max()) < 0.011 and 0 < angle < 0.011
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_state_follows_a_network_that_becomes_float64(method):
+    optimizer_class, options = METHODS[method]
+    weight, bias = (torch.nn.Parameter(torch.randn(shape)) for shape in ((4, 6), (4,)))
+    optimizer = optimizer_class([{"params": [weight, bias], "joint": True}], **options)
+    for dtype in (torch.float32, torch.float64):
+        for p in (weight, bias):
+            p.data, p.grad = p.data.to(dtype), None
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+        for p in (weight, bias):
+            kept = [t for key, t in optimizer.state[p].items() if key != "step"]
+            assert kept and all(t.dtype == dtype for t in kept)

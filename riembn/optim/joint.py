@@ -84,7 +84,9 @@ def as_rows(optimizer: Optimizer, found: Sequence[Pair], layout: dict[str, Any])
                     state[weight][key] = value
                     continue
                 for p in (weight, bias):
-                    state[p].setdefault(key, torch.zeros_like(p, dtype=value.dtype))
+                    kept = state[p].get(key)
+                    if kept is None or (kept.dtype, kept.device) != (value.dtype, p.device):
+                        state[p][key] = torch.zeros_like(p, dtype=value.dtype)
                 _copy(value, state[weight][key], state[bias][key], layout)
     finally:
         optimizer.state = state
