@@ -25,7 +25,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with _silent(), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+    with _silent(), torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profile:
         run()
     tree = profile.profiler.kineto_results.experimental_event_tree()
     changes = [
