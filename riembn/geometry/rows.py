@@ -39,30 +39,19 @@ def row_view(
     Raises:
         ValueError: If the tensor has fewer than two dimensions or does not divide into such rows.
     """
-    channels = _channels(weight, row_dim, conv_groups)
+    channels = _channels(weight, row_dim, conv_groups, channels_per_row)
     if channels_per_row is None:
         return weight, tuple(range(weight.dim()))
-    if channels_per_row < 1 or channels % channels_per_row:
-        raise ValueError(
-            f"row_view: the {channels} output channels of a weight of shape {tuple(weight.shape)} do not divide "
-            f"into rows of channels_per_row={channels_per_row}; give a divisor, or None for one row."
-        )
-    in_group = channels // conv_groups
     if conv_groups == 1:
         view = weight.unflatten(row_dim, (channels // channels_per_row, channels_per_row))
         kept = {row_dim}
-    elif in_group % channels_per_row == 0:  # (in, out/groups, ...) -> (groups, in/groups, rows, per row, ...)
+    elif channels // conv_groups % channels_per_row == 0:
+        # (in, out/groups, ...) -> (groups, in/groups, rows, per row, ...)
         view = weight.unflatten(1, (-1, channels_per_row)).unflatten(0, (conv_groups, -1))
         kept = {0, 2}
-    elif channels_per_row % in_group == 0:  # a row spans several groups of the convolution
+    else:  # a row spans several groups of the convolution
         view = weight.unflatten(0, (channels // channels_per_row, -1))
         kept = {0}
-    else:
-        raise ValueError(
-            f"row_view: rows of channels_per_row={channels_per_row} cut across the {conv_groups} groups of "
-            f"{in_group} output channels of a weight of shape {tuple(weight.shape)}; give a divisor or a "
-            f"multiple of {in_group}."
-        )
     return view, tuple(d for d in range(view.dim()) if d not in kept)
 
 
@@ -130,7 +119,7 @@ def to_joint_rows(
         ValueError: As `to_rows`; if the bias does not have one entry a channel.
     """
     rows = to_rows(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
-    channels = _channels(weight, row_dim, conv_groups)
+    channels = _channels(weight, row_dim, conv_groups, channels_per_row)
     if tuple(bias.shape) != (channels,):
         raise ValueError(
             f"to_joint_rows: a bias of shape {tuple(bias.shape)} does not belong to a weight of shape "
@@ -166,13 +155,11 @@ def row_count(
     weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
 ) -> int:
     """How many weight vectors `to_rows` gives; arguments and errors are the same."""
-    view, along = row_view(
-        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
-    )
-    return math.prod([view.shape[d] for d in range(view.dim()) if d not in along])
+    channels = _channels(weight, row_dim, conv_groups, channels_per_row)
+    return 1 if channels_per_row is None else channels // channels_per_row
 
 
-def _channels(weight: Tensor, row_dim: int, conv_groups: int) -> int:
+def _channels(weight: Tensor, row_dim: int, conv_groups: int, channels_per_row: int | None) -> int:
     """Output channels over all groups, once the layout is known to fit."""
     shape = tuple(weight.shape)
     if weight.dim() < 2:
@@ -187,4 +174,18 @@ def _channels(weight: Tensor, row_dim: int, conv_groups: int) -> int:
             f"row_view: conv_groups={conv_groups} with row_dim={row_dim} does not fit a weight of shape {shape}; "
             "it is for transposed convolutions (row_dim=1), whose dimension 0 it divides."
         )
-    return weight.shape[row_dim] * conv_groups
+    in_group, channels = shape[row_dim], shape[row_dim] * conv_groups
+    if channels_per_row is None:
+        return channels
+    if channels_per_row < 1 or channels % channels_per_row:
+        raise ValueError(
+            f"row_view: the {channels} output channels of a weight of shape {shape} do not divide "
+            f"into rows of channels_per_row={channels_per_row}; give a divisor, or None for one row."
+        )
+    if conv_groups > 1 and in_group % channels_per_row and channels_per_row % in_group:
+        raise ValueError(
+            f"row_view: rows of channels_per_row={channels_per_row} cut across the {conv_groups} groups of "
+            f"{in_group} output channels of a weight of shape {shape}; give a divisor or a "
+            f"multiple of {in_group}."
+        )
+    return channels

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from .. import kernels
-from ..geometry import row_view
+from ..geometry import row_count, row_view
 from . import joint
 from .loss_scaling import UNSCALED, LossScaling
 from .row_math import compute_dtype
@@ -199,8 +199,7 @@ class RowOptimizer(Optimizer):
         value = self.state[p].get(key)
         if value is None:
             value = self.state[p][key] = row_zeros(p, layout(group), compute_dtype(p.dtype))
-        channels = group["channels_per_row"]
-        rows = 1 if channels is None else p.shape[group["row_dim"]] * group["conv_groups"] // channels
+        rows = row_count(p, **layout(group))
         return self._fitting(p, key, value, (rows,), is_sharded(p) and rows_are_whole(p, layout(group)))
 
     def _fitting(self, p: Tensor, key: str, value: Tensor, shape: tuple[int, ...], sharded: bool) -> Tensor:
