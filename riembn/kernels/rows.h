@@ -11,10 +11,12 @@ typedef struct { double ww, wg, gg, wm, gm, mm; } NAME(dots_t);
 static inline NAME(dots_t) NAME(dots)(const REAL *restrict w, const REAL *restrict g, const REAL *restrict m,
                                       int64_t n) {
     NAME(dots_t) sum = {0, 0, 0, 0, 0, 0};
-    /* Blocks keep partial sums in REAL short enough to lose no digits; they are added up in double. */
-    for (int64_t start = 0; start < n; start += BLOCK) {
-        const int64_t end = start + BLOCK < n ? start + BLOCK : n;
+    /* Blocks of a page keep partial sums in REAL short enough to lose no digits; they are added up in double. */
+    const int64_t block = PAGE / sizeof(REAL);
+    for (int64_t start = 0; start < n; start += block) {
+        const int64_t end = start + block < n ? start + block : n;
         REAL ww = 0, wg = 0, gg = 0, wm = 0, gm = 0, mm = 0;
+        ask_for_page(w + start), ask_for_page(g + start), ask_for_page(m + start);
 #pragma omp simd reduction(+ : ww, wg, gg, wm, gm, mm)
         for (int64_t i = start; i < end; i++) {
             ww += w[i] * w[i];
@@ -29,8 +31,7 @@ static inline NAME(dots_t) NAME(dots)(const REAL *restrict w, const REAL *restri
     return sum;
 }
 
-/* w <- a[0] w + a[1] m + a[2] g and m <- b[0] w + b[1] m + b[2] g. Asking for the next row meanwhile, or taking its dot
- * products in the same loop, was slower on the machine tried: the processor's own prefetching does better. */
+/* w <- a[0] w + a[1] m + a[2] g and m <- b[0] w + b[1] m + b[2] g. */
 static inline void NAME(combine)(REAL *restrict w, REAL *restrict m, const REAL *restrict g, int64_t n,
                                  const double *a, const double *b) {
     const REAL aw = (REAL)a[0], am = (REAL)a[1], ag = (REAL)a[2];
