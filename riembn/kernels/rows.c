@@ -14,10 +14,10 @@ static int omp_get_num_threads(void) { return 1; }
 
 /* A processor reads ahead by itself, but stops at the end of a page of memory, until it has looked up where the next
  * page lies: 0.1 to 0.2 of the whole step on the virtual machine tried. Asking for one line of a page well ahead has that
- * looked up meanwhile. More lines of it made things worse (they confuse the reading ahead), and 8 to 16 pages ahead did
+ * looked up meanwhile. More lines of it made things worse (they confuse the reading ahead), and 8 to 24 pages ahead did
  * the same. Near the end of a tensor the page is another's, or nobody's: a prefetch never faults. */
 static inline void ask_for_page(const void *here) {
-    __builtin_prefetch((const void *)(((uintptr_t)here + 12 * PAGE) & ~(uintptr_t)(PAGE - 1)));
+    __builtin_prefetch((const void *)(((uintptr_t)here + 16 * PAGE) & ~(uintptr_t)(PAGE - 1)));
 }
 
 /* Each thread takes the rows whose entries lie in its equal share of all entries: neighbors in memory, no queue. */

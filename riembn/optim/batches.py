@@ -12,7 +12,10 @@ from ..geometry import row_view
 from .row_math import Along, add_orthogonality, compute_dtype
 
 BLOCK = 1 << 20
-"""Entries of a piece: so few that every operation but the first finds them in cache, so many that calls are few."""
+"""Entries of a piece: so few that every operation but the first finds them in cache, so many that calls are few.
+
+A weight is cut evenly, into pieces of two thirds to three halves of it: a call takes long for a small rest, too.
+"""
 
 
 class Batch(NamedTuple):
@@ -46,19 +49,22 @@ def batches(
         if alpha:
             (g,) = add_orthogonality([p], [g], alpha, layout)
         dtype = compute_dtype(p.dtype)
-        along = row_view(p, **layout)[1]
-        if p.device.type == "cpu" and not torch.compiler.is_compiling():
-            for piece, grad, *parts in _cut([p, g, *kept], layout, BLOCK):
-                weight = piece.to(dtype)
-                scratch = [_scratch(weight, memory)]
-                yield Batch([piece], [weight], [grad.to(dtype)], [[part] for part in parts], scratch, along)
-        else:
-            ((piece, grad, *parts),) = _cut([p, g, *kept], layout, p.numel())
-            lists = together.setdefault((p.device, p.dtype, along), [[] for _ in range(3 + len(kept))])
+        kind = p.device, p.dtype, row_view(p, **layout)[1]
+        in_cache = p.device.type == "cpu" and not torch.compiler.is_compiling()
+        for piece, grad, *parts in _cut([p, g, *kept], layout, BLOCK if in_cache else p.numel()):
+            held = together.get(kind)
+            if in_cache and held and sum(w.numel() for w in held[0]) + piece.numel() > BLOCK:
+                yield _batch(together.pop(kind), kind, memory)
+            lists = together.setdefault(kind, [[] for _ in range(3 + len(kept))])
             for values, value in zip(lists, (piece, piece.to(dtype), grad.to(dtype), *parts), strict=True):
                 values.append(value)
-    for (_, _, along), (targets, weights, gs, *kept) in together.items():
-        yield Batch(targets, weights, gs, kept, [torch.empty_like(weight) for weight in weights], along)
+    for kind, lists in together.items():
+        yield _batch(lists, kind, memory)
+
+
+def _batch(lists: list[list[Any]], kind: tuple[Any, ...], memory: dict[Any, Tensor]) -> Batch:
+    targets, weights, grads, *states = lists
+    return Batch(targets, weights, grads, states, _scratch(weights, memory), kind[-1])
 
 
 def store(batch: Batch) -> None:
@@ -79,27 +85,30 @@ def _cut(values: Sequence[Any], layout: dict[str, Any], entries: int) -> Iterato
             views.append(row_view(value, **layout)[0])
         else:
             views.append(value.view(one_value_a_row) if isinstance(value, Tensor) and value.dim() else value)
-    if view.numel() <= entries or not numbering:
+    pieces = round(view.numel() / entries) if entries else 1
+    if pieces < 2 or not numbering:
         return iter([tuple(views)])
     first = numbering[0]
-    rows = max(1, entries * view.shape[first] // view.numel())
+    rows = -(-view.shape[first] // pieces)
     pieces = -(-view.shape[first] // rows)
     cut = [v.split(rows, first) if isinstance(v, Tensor) and v.dim() else [v] * pieces for v in views]
     return zip(*cut, strict=True)
 
 
-def _scratch(weight: Tensor, memory: dict[Any, Tensor]) -> Tensor:
-    """A tensor in the shape and memory order of ``weight``, for pieces always at the same place in memory.
+def _scratch(weights: list[Tensor], memory: dict[Any, Tensor]) -> list[Tensor]:
+    """Tensors in the shapes and memory orders of ``weights``, for pieces always at the same place in memory.
 
-    A new one each time would be new pages from the system each time, which cost more than the arithmetic.
+    New ones each time would be new pages from the system each time, which cost more than the arithmetic.
     """
-    if weight.numel() > BLOCK:
-        return torch.empty_like(weight)
-    key = weight.dtype, weight.shape, weight.stride()
-    if key not in memory:
-        if weight.dtype not in memory:
-            memory[weight.dtype] = weight.new_empty(BLOCK)
-        order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
-        flat = memory[weight.dtype][: weight.numel()].view([weight.shape[d] for d in order])
-        memory[key] = flat.permute([order.index(d) for d in range(weight.dim())])
-    return memory[key]
+    first, sizes = weights[0], [w.numel() for w in weights]
+    if first.device.type != "cpu" or torch.compiler.is_compiling():
+        return [torch.empty_like(weight) for weight in weights]
+    if first.dtype not in memory or memory[first.dtype].numel() < sum(sizes):
+        memory[first.dtype] = first.new_empty(sum(sizes))
+    flat = memory[first.dtype][: sum(sizes)].split(sizes)
+    return [_in_order_of(w, part) for w, part in zip(weights, flat, strict=True)]
+
+
+def _in_order_of(weight: Tensor, flat: Tensor) -> Tensor:
+    order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
+    return flat.view([weight.shape[d] for d in order]).permute([order.index(d) for d in range(weight.dim())])

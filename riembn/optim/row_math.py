@@ -54,9 +54,9 @@ def clipped_tangent(y: Tensor, g: Tensor, along: Along, grad_clip: float | None)
     return h * clip_factor(torch.linalg.vector_norm(h, dim=along, keepdim=True), scale, grad_clip)
 
 
-def clip_factor(norm: Tensor, scale: Tensor, grad_clip: float | None) -> Tensor:
-    """What a gradient multiplied by ``scale``, of norm ``norm``, is to be multiplied by: min(1/scale, nu/norm)."""
-    unscale = scale.reciprocal()
+def clip_factor(norm: Tensor, scale: Tensor | None, grad_clip: float | None) -> Tensor:
+    """What a gradient of norm ``norm``, multiplied by ``scale`` (None: 1), needs more: min(1/scale, nu/norm)."""
+    unscale = torch.ones_like(norm) if scale is None else scale.reciprocal()
     if grad_clip is None:
         return unscale
     # Division by a zero norm gives inf (or NaN for nu = 0), and fmin takes the other.
@@ -121,36 +121,46 @@ def tangents(batch: Batch, rows: RowScalars, grad_clip: float | None) -> tuple[T
     """
     ws, gs, hs = batch.weights, batch.grads, batch.scratch
     shrink = rows.norms(ws).reciprocal_()
-    square = shrink.square()
     if can_look(ws[0]):
         for w, g, h in zip(ws, gs, hs, strict=True):
             torch.mul(w, g, out=h)
-        radial = rows.join([h.sum(rows.along, keepdim=True) for h in hs])
-        for w, g, h, r in zip(ws, gs, hs, rows.split(radial * -square), strict=True):
-            torch.addcmul(g, w, r, out=h)
+        radial = rows.join([h.sum(rows.along, keepdim=True) for h in hs]).mul_(shrink)  # <w, g> / |w|
+        for w, g, h, r in zip(ws, gs, hs, rows.split(radial * shrink), strict=True):
+            torch.addcmul(g, w, r, value=-1, out=h)
         norm = rows.norms(hs)
-        nearly_radial = norm < radial.mul_(shrink).abs_().mul_(1e-2)  # also where the squares of h vanish
-        if norm.max() < math.inf and not nearly_radial.any():
-            return norm, clip_factor(norm, torch.ones_like(norm), grad_clip), shrink
+        # Not where a gradient is nearly radial, and so where the squares of h vanish or overflow, or it is not finite.
+        least, most = torch.aminmax(norm.sub(radial.abs_(), alpha=1e-2))
+        if least >= 0 and most < math.inf:
+            return norm, clip_factor(norm, None, grad_clip), shrink
     # The careful way: scaled against overflow, and projected twice against what rounding leaves along w.
     scale = rows.scales(gs)
     for g, s, h in zip(gs, rows.split(scale), hs, strict=True):
         torch.mul(g, s, out=h)
     for _ in range(2):
-        radial = rows.dots(ws, hs).mul_(square).neg_()
+        radial = rows.dots(ws, hs).mul_(shrink).mul_(shrink)
         for h, w, r in zip(hs, ws, rows.split(radial), strict=True):
-            h.addcmul_(w, r)
+            h.addcmul_(w, r, value=-1)
     norm = rows.norms(hs)
     return norm, clip_factor(norm, scale, grad_clip), shrink
 
 
 def turn(batch: Batch, rows: RowScalars, vs: Sequence[Tensor], *coefficients: Tensor) -> None:
     """In place w <- a w + b v and v <- c w + d v, the coefficients a, b, c, d with one value a row each."""
-    columns = map(rows.split, coefficients)
-    for w, v, product, a, b, c, d in zip(batch.weights, vs, batch.scratch, *columns, strict=True):
-        torch.mul(w, c, out=product)
-        w.mul_(a).addcmul_(v, b)
-        v.mul_(d).add_(product)
+    a, b, c, d = coefficients
+    if can_look(a) and d.amin() > 0.5:  # d is the cosine of the angle, so neither a nor d is near zero
+        # v <- (d - b c / a) v + (c / a) (a w + b v): one pass over memory less
+        c = c / a
+        d = torch.addcmul(d, b, c, value=-1)
+        for w, v, a_, b_, c_, d_ in zip(batch.weights, vs, *map(rows.split, (a, b, c, d)), strict=True):
+            w.mul_(a_).addcmul_(v, b_)
+            v.mul_(d_).addcmul_(w, c_)
+        return
+    for w, v, product, a_, b_, c_, d_ in zip(
+        batch.weights, vs, batch.scratch, *map(rows.split, coefficients), strict=True
+    ):
+        torch.mul(w, c_, out=product)
+        w.mul_(a_).addcmul_(v, b_)
+        v.mul_(d_).add_(product)
 
 
 def fused_batches(
