@@ -12,12 +12,19 @@ static int omp_get_num_threads(void) { return 1; }
 #define SAFE_EXPONENT 24 /* as in riembn/optim/reference.py */
 #define PAGE 4096
 
+#define LINE 64
+
 /* A processor reads ahead by itself, but stops at the end of a page of memory, until it has looked up where the next
  * page lies: 0.1 to 0.2 of the whole step on the virtual machine tried. Asking for one line of a page well ahead has that
- * looked up meanwhile. More lines of it made things worse (they confuse the reading ahead), and 8 to 24 pages ahead did
- * the same. Near the end of a tensor the page is another's, or nobody's: a prefetch never faults. */
+ * looked up meanwhile. More lines of it made things worse (they confuse the reading ahead); 8 to 24 pages ahead did the
+ * same. Near the end of a tensor the page is another's, or nobody's: a prefetch never faults. */
 static inline void ask_for_page(const void *here) {
-    __builtin_prefetch((const void *)(((uintptr_t)here + 16 * PAGE) & ~(uintptr_t)(PAGE - 1)));
+    __builtin_prefetch((const void *)(((uintptr_t)here + 24 * PAGE) & ~(uintptr_t)(PAGE - 1)));
+}
+
+/* The first lines of the next row are on their way while this one is written. */
+static inline void ask_for_start(const void *row) {
+    for (int line = 0; line < 16; line++) __builtin_prefetch((const char *)row + LINE * line);
 }
 
 /* Each thread takes the rows whose entries lie in its equal share of all entries: neighbors in memory, no queue. */

@@ -36,6 +36,7 @@ static inline void NAME(combine)(REAL *restrict w, REAL *restrict m, const REAL 
                                  const double *a, const double *b) {
     const REAL aw = (REAL)a[0], am = (REAL)a[1], ag = (REAL)a[2];
     const REAL bw = (REAL)b[0], bm = (REAL)b[1], bg = (REAL)b[2];
+    if (n * (int64_t)sizeof(REAL) >= PAGE) ask_for_start(w + n), ask_for_start(g + n), ask_for_start(m + n);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const REAL wi = w[i], mi = m[i], gi = g[i];
