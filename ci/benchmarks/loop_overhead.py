@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import time
 from typing import Any
 from unittest import mock
 
@@ -12,68 +13,89 @@ from torch.nn import functional
 
 import riembn
 from riembn import data
-from riembn.experiment.stream import epoch_batches
+from riembn.experiment.loop import Run
 
-from .interleave import stopwatch
 from .intervals import median_interval, quartiles
 
-__all__ = ["measure_loop"]
+__all__ = ["measure_loop", "prepared"]
 
 MEAN, STD = (0.29,), (0.35,)
 
 
-def measure_loop(device: torch.device, *, quick: bool = False, rounds: int = 15) -> dict[str, Any]:
-    """An epoch of `riembn.train` against the same steps alone, on batches that are ready, in turns.
+def measure_loop(device: torch.device, *, quick: bool = False, epochs: int = 20) -> dict[str, Any]:
+    """The steps of `riembn.train` against bare ones, on batches that are ready, in turns.
 
     The run is of the book's laptop size (VGG-11 a quarter as wide, 10,000 images of 28x28, batches of 128, SGD-G),
-    augmented; its images are random, which costs the same. Its time is the record's ``seconds``: drawing, augmenting
-    and normalizing batches, forward, backward, step, and all that is measured on the way, but no evaluation. Each
-    turn trains one epoch after one for warming up.
+    augmented; its images are random, which costs the same. The loop's steps count all that it does from the epoch's
+    start to the end of its last step: drawing, augmenting and normalizing batches, forward, backward, step, and what
+    is measured on the way; not the evaluation. After each step of the loop comes a bare one, of the same network and
+    the same optimizer: where another network's tensors lie in memory can alone make its steps a tenth slower, and so
+    can what else happens to the machine within an epoch.
 
     Args:
         device: Where to train.
-        quick: A hundredth of the images, two turns.
-        rounds: Turns.
+        quick: A twentieth of the images, two epochs.
+        epochs: How many are measured, after one to warm up.
     """
-    size, rounds = (512, 2) if quick else (10_000, rounds)
-    config = riembn.preset("vgg-13/cifar10/sgd-g", profile="laptop", epochs=2, drops=(), train_size=None)
+    size, epochs = (512, 2) if quick else (10_000, epochs)
+    config = riembn.preset(
+        "vgg-13/cifar10/sgd-g", profile="laptop", epochs=epochs + 1, drops=(), train_size=None
+    )
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(256, (size, 1, 28, 28), dtype=torch.uint8, generator=chance)
     labels = torch.randint(10, (size,), generator=chance)
     made = data.Dataset(images, labels, tuple("0123456789"), config.dataset)
-    bare = _bare(config, made.to(device))
-
-    pairs = []
-    for _ in range(rounds):
-        with mock.patch.object(data, "load", return_value=(made, made.subset(slice(128)))):
-            record = riembn.train(config, device=device, progress=False)
-        pairs.append((record.columns["seconds"][-1], bare()))
-    times = {"loop": [a for a, _ in pairs], "bare": [b for _, b in pairs]}
+    with mock.patch.object(data, "load", return_value=(made, made.subset(slice(128)))):
+        run = Run(config, device, None)
+    times: dict[str, list[float]] = {"loop": [], "bare": []}
+    for epoch in range(epochs + 1):
+        turns = _Turns(run)
+        run._epoch(epoch, turns, lambda *_: None)
+        for name, values in times.items():
+            values.append(turns.seconds[name])
+    times = {name: values[1:] for name, values in times.items()}
     return {
         "network": config.network,
         "width": config.width,
         "batch": config.batch_size,
         "steps": size // config.batch_size,
         "seconds": {name: quartiles(values) for name, values in times.items()},
-        "ratio": median_interval([a / b for a, b in pairs]).told(),
-        "rounds": rounds,
+        "ratio": median_interval([a / b for a, b in zip(times["loop"], times["bare"], strict=True)]).told(),
+        "rounds": epochs,
     }
 
 
-def _bare(config: riembn.RunConfig, made: data.Dataset) -> Callable[[], float]:
-    """The seconds of an epoch's forward, backward and step, after an epoch to warm up."""
-    device = made.images.device
-    order = epoch_batches(0, size=len(made), batch_size=config.batch_size, seed=config.seed).to(device)
-    batches = [(prepared(made.images[i]), made.labels[i]) for i in order]
-    step = trainer(config, batches[0][0])
-    elapsed = stopwatch(device)
+class _Turns:
+    """Stands for the progress bar, of which the loop tells the end of each step: then a bare step is taken."""
 
-    def epoch() -> None:
-        for images, labels in batches:
-            step(images, labels)
+    def __init__(self, run: Run) -> None:
+        size, made = run.config.batch_size, run.train_set
+        self._run = run
+        self._batches = itertools.cycle(
+            [
+                (run._input(made.images[start : start + size]), made.labels[start : start + size])
+                for start in range(0, len(made) - size + 1, size)
+            ]
+        )
+        self.seconds = {"loop": 0.0, "bare": 0.0}
+        self._began = self._now()
 
-    epoch()
-    return lambda: elapsed(epoch, 1)
+    def update(self) -> None:
+        ended = self._now()
+        self.seconds["loop"] += ended - self._began
+        images, labels = next(self._batches)
+        began = self._now()
+        loss = functional.cross_entropy(self._run.model(images), labels)
+        self._run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._run.optimizer.step()
+        self._began = self._now()
+        self.seconds["bare"] += self._began - began
+
+    def _now(self) -> float:
+        if self._run.device.type == "cuda":
+            torch.cuda.synchronize(self._run.device)
+        return time.perf_counter()
 
 
 def prepared(images: Tensor) -> Tensor:
@@ -81,34 +103,3 @@ def prepared(images: Tensor) -> Tensor:
     channels = images.shape[1]
     normal = data.normalize(images, MEAN * channels, STD * channels)
     return normal.contiguous(memory_format=torch.channels_last)
-
-
-def trainer(config: riembn.RunConfig, example: Tensor) -> Callable[[Tensor, Tensor], None]:
-    """One step of a run with SGD-G, and nothing else."""
-    with torch.random.fork_rng([example.device] if example.is_cuda else []):
-        torch.manual_seed(config.seed)
-        model = riembn.models.build(
-            config.network, num_classes=10, in_channels=example.shape[1], width=config.width
-        )
-    model = model.to(example.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = riembn.build_optimizer(
-        model,
-        example,
-        "sgd-g",
-        rule=config.rule,
-        lr=config.lr,
-        momentum=config.momentum,
-        grad_clip=config.grad_clip,
-        alpha=config.alpha,
-        rest_lr=config.rest_lr,
-        rest_weight_decay=config.weight_decay,
-    )
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        scores = model(images)
-        loss = functional.cross_entropy(scores, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step

@@ -15,6 +15,7 @@ from riembn.experiment import RunLocked, Store, loop, preset, train
 from riembn.experiment.graphed import GraphedStep
 from riembn.experiment.measure import Probe, probed_steps
 from riembn.experiment.record import COLUMNS
+from riembn.experiment.sums import Sums
 
 
 def tiny(method="sgd-g", network="vgg-11", **fields):
@@ -167,7 +168,7 @@ def test_float16_scales_gradients_and_measures_them_unscaled(monkeypatch):
 def test_parts_of_a_batch_add_up_to_its_gradient():
     whole, parts = (loop.Run(tiny("sgd", accumulate=k), "cpu", None) for k in (1, 4))
     images, labels = whole.train_set.images[:32], whole.train_set.labels[:32]
-    parts._backward(images, labels, sums := loop._Sums.on(whole.device), 0)
+    parts._backward(images, labels, sums := Sums(), 0)
     expected = {name: torch.zeros_like(p) for name, p in whole.model.named_parameters()}
     losses = []
     for some, wanted in zip(images.split(8), labels.split(8), strict=True):
@@ -179,17 +180,17 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
             expected[name] += p.grad / 4
     for name, p in parts.model.named_parameters():
         torch.testing.assert_close(p.grad, expected[name])
-    assert float(sums.loss) == pytest.approx(sum(losses) / 4) and sums.bad == -1
+    assert sums.read().loss == pytest.approx(sum(losses) / 4) and sums.bad == -1
 
 
 def test_running_statistics_keep_their_share_over_a_step_of_several_parts():
     parts = loop.Run(tiny(bn_decay=0.75, accumulate=4), "cpu", None)
     alone = loop.Run(tiny(bn_decay=0.0), "cpu", None)
     images, labels = parts.train_set.images[:32], parts.train_set.labels[:32]
-    parts._backward(images, labels, loop._Sums.on(parts.device), 0)
+    parts._backward(images, labels, Sums(), 0)
     means = []
     for some, wanted in zip(images.split(8), labels.split(8), strict=True):
-        alone._backward(some, wanted, loop._Sums.on(alone.device), 0)
+        alone._backward(some, wanted, Sums(), 0)
         means.append([b.clone() for n, b in alone.model.named_buffers() if n.endswith("running_mean")])
     found = [b for n, b in parts.model.named_buffers() if n.endswith("running_mean")]
     for after, *of_parts in zip(found, *means, strict=True):  # they start at 0

@@ -99,7 +99,7 @@ def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Gene
     columns = torch.arange(width, device=images.device)
     columns = torch.where(flip[:, None], columns.flip(0), columns)
     columns = _reflect(columns + left[:, None], width)  # (n, width)
-    source = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, height * width)
+    source = ((width * rows)[:, :, None] + columns[:, None, :]).view(n, 1, height * width)
     flat = images.reshape(n, channels, height * width)
     return flat.gather(2, source.expand(flat.shape)).view(images.shape)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from .. import data, models
 from ..build import build_optimizer
 from ..invariance import split
 from ..kernels.build import library
+from .allocator import keep_freed_memory
 from .batch_norm import normalize_across
 from .checkpoint import Checkpoints
 from .config import METHODS, RunConfig
@@ -31,46 +31,13 @@ from .graphed import GraphedStep
 from .measure import Probe, probed_steps
 from .record import COLUMNS, Record, rounded
 from .stream import balanced_subset, epoch_batches, seed_of, steps_before
+from .sums import Sums
 
 __all__ = ["Run"]
 
 EVALUATION_BATCH = 500
 EXAMPLE_SIZE = 64  # images on which invariance is measured
 PADDING = 4
-
-
-@dataclass
-class _Sums:
-    """What an epoch has come to so far; on the device, since asking for it would wait for it at every step."""
-
-    loss: Tensor
-    wrong: Tensor
-    bad: Tensor  # the first step whose loss was not finite, or -1
-    steps: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def on(cls, device: torch.device) -> _Sums:
-        count = torch.zeros((), dtype=torch.int64, device=device)
-        return cls(loss=torch.zeros((), dtype=torch.float64, device=device), wrong=count, bad=count - 1)
-
-    def over(self, devices: Devices) -> _Sums:
-        """The same of all devices."""
-        late = torch.iinfo(torch.int64).max
-        bad = devices.least(torch.where(self.bad < 0, late, self.bad))
-        return _Sums(
-            loss=devices.total(self.loss),
-            wrong=devices.total(self.wrong),
-            bad=torch.where(bad == late, -1, bad),
-            steps=self.steps,
-            seconds=self.seconds,
-        )
-
-    @torch.no_grad()
-    def add(self, loss: Tensor, wrong: Tensor, step: int) -> None:
-        self.loss = self.loss + loss.double()
-        self.wrong = self.wrong + wrong
-        self.bad = torch.where((self.bad < 0) & ~loss.isfinite(), step, self.bad)
 
 
 class Run:
@@ -90,6 +57,8 @@ class Run:
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.devices = devices or Devices(torch.device(default))
         self.device = self.devices.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.environment = environment(self.device)  # now: the checkout can change while a run lasts
         if self.devices.count > 1:
             self._check_devices(compile or cuda_graphs)
@@ -204,7 +173,7 @@ class Run:
         self._note_environment(before, taken)
         started = last_kept = time.monotonic()  # not time.time, which a clock that is set moves
 
-        def keep(epoch: int, sums: _Sums | None = None) -> None:
+        def keep(epoch: int, sums: Sums | None = None) -> None:
             """Save a checkpoint if one is due: after so many epochs, or ``sums.steps`` into the next."""
             nonlocal last_kept
             over, now = epoch == config.epochs, time.monotonic()
@@ -276,7 +245,7 @@ class Run:
         order = order.to(self.device)
         probed = probed_steps(len(order))
         self.crops.manual_seed(seed_of("crops", config.seed, epoch))
-        sums = _Sums.on(self.device)
+        sums = Sums()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.train()
@@ -285,12 +254,14 @@ class Run:
                 sums = self._go_on(part)
             started = time.monotonic() - sums.seconds
             for number, indices in enumerate(order[sums.steps :], start=sums.steps):
-                images, labels = self.train_set.images[indices], self.train_set.labels[indices]
+                images, labels = (
+                    t.index_select(0, indices) for t in (self.train_set.images, self.train_set.labels)
+                )
                 if config.augment:
                     images = data.reflect_crop_flip(images, padding=PADDING, generator=self.crops)
                 self._backward(images, labels, sums, first + number)
                 if number in probed:
-                    if int(sums.over(self.devices).bad) >= 0:
+                    if sums.over(self.devices).bad >= 0:
                         break
                     self.scaler.unscale_(self.optimizer)
                     self.probe.before_step()
@@ -304,8 +275,8 @@ class Run:
                     keep(epoch, sums)
                     started = time.monotonic() - sums.seconds
         sums = sums.over(self.devices)
-        if int(sums.bad) >= 0:
-            return {}, int(sums.bad)
+        if sums.bad >= 0:
+            return {}, sums.bad
         seconds = time.monotonic() - started
         memory = peak_memory(self.device)
         test_loss, test_error = self._evaluate()
@@ -313,8 +284,8 @@ class Run:
             "epoch": epoch + 1,
             "step": first + len(order),
             "current_lr": lr,
-            "train_loss": float(sums.loss) / len(order),
-            "train_error": 100 * int(sums.wrong) / order.numel(),
+            "train_loss": sums.loss / len(order),
+            "train_error": 100 * sums.wrong / order.numel(),
             "test_loss": test_loss,
             "test_error": test_error,
             **self.probe.motion(),
@@ -324,7 +295,7 @@ class Run:
             "peak_memory": memory,
         }, None
 
-    def _backward(self, images: Tensor, labels: Tensor, sums: _Sums, step: int) -> None:
+    def _backward(self, images: Tensor, labels: Tensor, sums: Sums, step: int) -> None:
         """The gradient of the batch's mean loss, in pieces: this device's of ``accumulate`` parts."""
         config, devices = self.config, self.devices
         own, pieces = devices.pieces(config.accumulate)
@@ -364,11 +335,11 @@ class Run:
             return nullcontext()
         return torch.autocast(self.device.type, getattr(torch, self.config.precision))
 
-    def _part(self, sums: _Sums) -> dict[str, Any]:
+    def _part(self, sums: Sums) -> dict[str, Any]:
         """All that the rest of an epoch depends on beyond weights and optimizer."""
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
-            **vars(sums.over(self.devices)),
+            **sums.over(self.devices).state(),
             "seen": self.probe.seen,
             "device": self.device.type,
             "crops": self.crops.get_state(),
@@ -376,7 +347,7 @@ class Run:
             "cuda_random": cuda,
         }
 
-    def _go_on(self, part: Mapping[str, Any]) -> _Sums:
+    def _go_on(self, part: Mapping[str, Any]) -> Sums:
         """The inverse of `_part`.
 
         Raises:
@@ -393,11 +364,7 @@ class Run:
         torch.set_rng_state(part["random"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(part["cuda_random"], self.device)
-        sums = _Sums(**{field.name: part[field.name] for field in fields(_Sums)})
-        sums.loss, sums.wrong, sums.bad = (t.to(self.device) for t in (sums.loss, sums.wrong, sums.bad))
-        if not self.devices.first:  # what all devices had come to goes on in one of them
-            sums.loss, sums.wrong = torch.zeros_like(sums.loss), torch.zeros_like(sums.wrong)
-        return sums
+        return Sums.of(part, counted=self.devices.first)  # what all had come to goes on in one of them
 
     def _input(self, images: Tensor) -> Tensor:
         return data.normalize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)

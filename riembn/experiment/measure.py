@@ -56,7 +56,7 @@ class Probe:
         lengths, exceeded = [], []
         for tensors, layout in self._weights:
             u, norm = self._directions(tensors, layout)
-            self._before.append(u.clone())  # u can be a view of weights that the step moves
+            self._before.append(u)
             grads = [p.grad for p in tensors if p.grad is not None]
             if len(grads) < len(tensors):
                 continue
@@ -88,7 +88,9 @@ class Probe:
         """
         means: dict[str, float | None] = {}
         taken = [
-            step for step in self.seen if "gradient_norm" not in step or step["gradient_norm"].isfinite().all()
+            step
+            for step in self.seen
+            if "gradient_norm" not in step or step["gradient_norm"].isfinite().all()
         ]
         for name in ("angle", "clipped", "gradient_norm"):
             found = [step[name].double().mean() for step in taken if name in step]

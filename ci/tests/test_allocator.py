@@ -1,0 +1,43 @@
+"""A training process keeps the memory that it frees."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from riembn.experiment.allocator import keep_freed_memory
+
+CODE = """
+import resource, torch
+from riembn.experiment.allocator import keep_freed_memory
+told = keep_freed_memory()
+def step():
+    kept = [torch.ones(1 << 20) for _ in range(8)]  # eight blocks of 4 MiB, free again at the end
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(int(told), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_stays_unless_the_environment_decides():
+    told, faults = {}, {}
+    for name, extra in (("ours", {}), ("theirs", {"MALLOC_TRIM_THRESHOLD_": "131072"})):
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
+        done = subprocess.run(
+            [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=plain | extra
+        )
+        told[name], faults[name] = map(int, done.stdout.split())
+    assert told == {"ours": 1, "theirs": 0}
+    assert faults["ours"] < 200  # of 80 blocks of 1,024 pages
+    assert faults["theirs"] > 8_000
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
