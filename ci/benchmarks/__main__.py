@@ -18,6 +18,7 @@ from riembn.experiment.files import write_whole
 
 from .augmentation import measure_augmentation
 from .contestants import CONTESTANTS
+from .freed_memory import measure_freed_memory
 from .loop_overhead import measure_loop
 from .machine import describe, slug
 from .parameters import NETWORKS, STACKS
@@ -32,7 +33,7 @@ from .training_step import measure_training_step
 ROOT = Path(__file__).resolve().parents[2]
 SETS = (*NETWORKS, *STACKS)
 STEP_PARTS = ("sets", "training", "allocator")
-TRAIN_PARTS = ("parts", "sweep", "augmentation", "loop", "throughput")
+TRAIN_PARTS = ("parts", "sweep", "augmentation", "loop", "memory", "throughput")
 # glibc then takes large blocks from its heap and keeps them, instead of asking the system for each anew.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
@@ -148,7 +149,8 @@ def _train(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         print_parts(record["parts"])
     if "sweep" in asked.parts:
         record["sweep"] = measure_sweep(device, quick=asked.quick)
-        print(f"sweep, one worker / two: {spoken(record['sweep']['speedup'])}", flush=True)
+        for name, ratio in record["sweep"]["speedup"].items():
+            print(f"{name} sweep of a process, one worker / two: {spoken(ratio)}", flush=True)
     if "augmentation" in asked.parts:
         record["augmentation"] = measure_augmentation(device, quick=asked.quick, **limits)
         print(
@@ -158,6 +160,9 @@ def _train(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     if "loop" in asked.parts:
         record["loop"] = measure_loop(device, quick=asked.quick)
         print(f"training loop / bare steps: {spoken(record['loop']['ratio'])}", flush=True)
+    if "memory" in asked.parts and device.type == "cpu" and (freed := measure_freed_memory(quick=asked.quick)):
+        record["freed_memory"] = freed
+        print(f"steps, glibc's default / freed memory kept: {spoken(freed['ratio'])}", flush=True)
     if "throughput" in asked.parts:
         if device.type == "cuda":
             record["throughput"] = measure_throughput(device, **limits)

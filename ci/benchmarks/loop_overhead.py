@@ -17,7 +17,7 @@ from riembn.experiment.loop import Run
 
 from .intervals import median_interval, quartiles
 
-__all__ = ["measure_loop", "prepared"]
+__all__ = ["laptop_run", "measure_loop", "prepared"]
 
 MEAN, STD = (0.29,), (0.35,)
 
@@ -38,15 +38,8 @@ def measure_loop(device: torch.device, *, quick: bool = False, epochs: int = 20)
         epochs: How many are measured, after one to warm up.
     """
     size, epochs = (512, 2) if quick else (10_000, epochs)
-    config = riembn.preset(
-        "vgg-13/cifar10/sgd-g", profile="laptop", epochs=epochs + 1, drops=(), train_size=None
-    )
-    chance = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (size, 1, 28, 28), dtype=torch.uint8, generator=chance)
-    labels = torch.randint(10, (size,), generator=chance)
-    made = data.Dataset(images, labels, tuple("0123456789"), config.dataset)
-    with mock.patch.object(data, "load", return_value=(made, made.subset(slice(128)))):
-        run = Run(config, device, None)
+    run = laptop_run(device, size, epochs + 1)
+    config = run.config
     times: dict[str, list[float]] = {"loop": [], "bare": []}
     for epoch in range(epochs + 1):
         turns = _Turns(run)
@@ -63,6 +56,17 @@ def measure_loop(device: torch.device, *, quick: bool = False, epochs: int = 20)
         "ratio": median_interval([a / b for a, b in zip(times["loop"], times["bare"], strict=True)]).told(),
         "rounds": epochs,
     }
+
+
+def laptop_run(device: torch.device, size: int, epochs: int) -> Run:
+    """The run of the book's laptop size, on so many random images."""
+    config = riembn.preset("vgg-13/cifar10/sgd-g", profile="laptop", epochs=epochs, drops=(), train_size=None)
+    chance = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (size, 1, 28, 28), dtype=torch.uint8, generator=chance)
+    labels = torch.randint(10, (size,), generator=chance)
+    made = data.Dataset(images, labels, tuple("0123456789"), config.dataset)
+    with mock.patch.object(data, "load", return_value=(made, made.subset(slice(128)))):
+        return Run(config, device, None)
 
 
 class _Turns:

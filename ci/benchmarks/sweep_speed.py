@@ -2,44 +2,76 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
+import json
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-import riembn
-from riembn.experiment.sweep import grid
+from .intervals import median_interval
 
 __all__ = ["measure_sweep"]
 
+_TIMED = """
+import json, sys, tempfile, time
+import riembn
+from riembn.experiment.sweep import grid
 
-def measure_sweep(device: torch.device, *, quick: bool = False) -> dict[str, Any]:
-    """24 smoke runs, one thread each, by one process and by two, in the order one, two, two, one.
+workers, runs, device, changes = json.loads(sys.argv[1])
+configs = grid(riembn.preset("vgg-13/cifar10/sgd-g", profile="smoke", **changes), seed=range(runs))
+seconds = []
+for _ in range(2):
+    with tempfile.TemporaryDirectory() as store:
+        began = time.perf_counter()
+        riembn.sweep(configs, store=store, n_jobs=workers, device=device, progress=False)
+        seconds.append(time.perf_counter() - began)
+print(json.dumps(seconds))
+"""
 
-    Starting the workers counts. So few repetitions have no interval: the ratio is that of the mean times, its ends
-    are the smallest and the largest of any two times.
+
+def measure_sweep(
+    device: torch.device,
+    *,
+    quick: bool = False,
+    rounds: int = 7,
+    timed: Callable[[int, int, str, dict[str, Any]], list[float]] | None = None,
+) -> dict[str, Any]:
+    """24 smoke runs, one thread each, by one process and by two; seven times in turns, each in a fresh interpreter.
+
+    Two ratios are told: of the first sweep of an interpreter, where starting the workers and what a process imports at
+    its first run count, and of the next sweep, for which the workers are there.
 
     Args:
         device: Where runs are trained.
         quick: Two runs, once each.
+        rounds: How often.
+        timed: Seconds of an interpreter's first and second sweep, by workers, runs, device and changes to the preset.
     """
-    runs = 2 if quick else 24
-    start = riembn.preset("vgg-13/cifar10/sgd-g", profile="smoke", **({"epochs": 1} if quick else {}))
-    configs = grid(start, seed=range(runs))
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    for workers in (1, 2) if quick else (1, 2, 2, 1):
-        with tempfile.TemporaryDirectory() as store:
-            began = time.perf_counter()
-            riembn.sweep(configs, store=store, n_jobs=workers, device=str(device), progress=False)
-            seconds[workers].append(time.perf_counter() - began)
-    one, two = seconds[1], seconds[2]
+    runs, rounds, changes = (2, 1, {"epochs": 1}) if quick else (24, rounds, {})
+    timed = timed or _timed
+    seconds: dict[str, dict[str, list[float]]] = {name: {"1": [], "2": []} for name in ("first", "next")}
+    for number in range(rounds):
+        for workers in (1, 2) if number % 2 == 0 else (2, 1):
+            for values, told in zip(
+                seconds.values(), timed(workers, runs, str(device), changes), strict=True
+            ):
+                values[str(workers)].append(told)
     return {
         "runs": runs,
-        "seconds": {str(workers): times for workers, times in seconds.items()},
+        "rounds": rounds,
+        "seconds": seconds,
         "speedup": {
-            "median": sum(one) / sum(two),
-            "low": min(one) / max(two),
-            "high": max(one) / min(two),
+            name: median_interval([one / two for one, two in zip(by["1"], by["2"], strict=True)]).told()
+            for name, by in seconds.items()
         },
     }
+
+
+def _timed(workers: int, runs: int, device: str, changes: dict[str, Any]) -> list[float]:
+    asked = json.dumps([workers, runs, device, changes])
+    done = subprocess.run(
+        [sys.executable, "-c", _TIMED, asked], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])

@@ -31,8 +31,9 @@ def train_targets(record: Mapping[str, Any]) -> list[Target]:
     """The targets for a run, for those parts that were measured."""
     found = []
     if sweep := record.get("sweep"):
-        what = f"sweep of {sweep['runs']} smoke runs, one worker / two"
-        found.append(_target(what, "smoke", 1.7, False, sweep["speedup"]))
+        for name, when in (("first", ""), ("next", ", workers there already")):
+            what = f"sweep of {sweep['runs']} smoke runs, one worker / two{when}"
+            found.append(_target(what, "smoke", 1.7, False, sweep["speedup"][name]))
     if augmentation := record.get("augmentation"):
         what = "augmentation, time of a DataLoader / on the device"
         found.append(

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -286,9 +287,10 @@ def test_quick_step_writes_a_record_of_finite_numbers(tmp_path):
 
 
 def test_quick_train_writes_a_record_of_finite_numbers(tmp_path):
-    parts = ("parts", "augmentation", "loop")
+    parts = ("parts", "augmentation", "loop", "memory")
     said, record = bench("train", "--quick", "--parts", *parts, out=tmp_path / "train.json")
-    assert set(parts) < set(record) and "throughput" not in record
+    assert set(parts[:3]) < set(record) and "throughput" not in record
+    assert ("freed_memory" in record) == (platform.libc_ver()[0] == "glibc")
     assert all(math.isfinite(number) for number in numbers(record))
     assert record["augmentation"]["speedup"]["median"] > 0 and record["loop"]["ratio"]["median"] > 0
     assert len(record["targets"]) == 2 and "training loop" in said
@@ -301,15 +303,24 @@ def test_records_of_the_book_are_whole_measurements():
         assert not record["quick"] and record["environment"]["commit"]
 
 
-def test_sweep_is_timed_with_one_worker_and_two_in_mirrored_order(monkeypatch):
+def test_sweeps_are_timed_in_turns_and_compared_within_each():
     seen = []
-    monkeypatch.setattr(
-        riembn, "sweep", lambda configs, *, n_jobs, **_: seen.append((n_jobs, len({c.seed for c in configs})))
-    )
-    told = measure_sweep(CPU)
-    assert seen == [(1, 24), (2, 24), (2, 24), (1, 24)]
-    speedup = told["speedup"]
-    assert 0 < speedup["low"] <= speedup["median"] <= speedup["high"]
+
+    def timed(workers, runs, device, changes):
+        seen.append(workers)
+        return [(20 + len(seen)) / workers, 10 / workers]
+
+    told = measure_sweep(CPU, rounds=7, timed=timed)
+    assert seen == [1, 2, 2, 1] * 3 + [1, 2]
+    assert told["runs"] == 24 and told["speedup"]["next"] == {"median": 2, "low": 2, "high": 2}
+    first = told["speedup"]["first"]
+    assert first["low"] < 2 < first["high"]  # whichever came later took longer
+
+
+@pytest.mark.slow
+def test_sweeps_are_timed_in_interpreters_of_their_own():
+    told = measure_sweep(CPU, quick=True)
+    assert all(value > 0 for by in told["seconds"].values() for values in by.values() for value in values)
 
 
 def test_throughput_counts_operations_and_says_what_took_the_time():
