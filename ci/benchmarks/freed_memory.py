@@ -15,14 +15,12 @@ from unittest import mock
 import torch
 
 from riembn.experiment import loop
-from riembn.experiment.allocator import keep_freed_memory
+from riembn.experiment.allocator import DECIDE, keep_freed_memory
 
 from .intervals import median_interval, quartiles
 from .loop_overhead import laptop_run
 
 __all__ = ["measure_freed_memory"]
-
-DECIDE = ("MALLOC_", "GLIBC_TUNABLES")
 
 
 def measure_freed_memory(*, quick: bool = False, rounds: int = 9) -> dict[str, Any] | None:
@@ -36,14 +34,15 @@ def measure_freed_memory(*, quick: bool = False, rounds: int = 9) -> dict[str, A
         rounds: How often.
 
     Returns:
-        Seconds an epoch and pages got anew a step, as quartiles, and the ratio; None where the C library is another.
+        Seconds of an epoch's steps but the first, pages got anew a step, and the ratio; None where the C library is
+        another.
     """
     size, rounds = (512, 1) if quick else (10_000, rounds)
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(DECIDE)}
+    plain = {name: value for name, value in os.environ.items() if name not in DECIDE}
     told: dict[str, list[dict[str, float]]] = {"default": [], "kept": []}
     for number in range(rounds):
         for name in sorted(told, reverse=bool(number % 2)):
-            command = [sys.executable, "-m", __name__, name, str(size)]
+            command = [sys.executable, "-m", __name__, name, str(size), str(torch.get_num_threads())]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=plain)
             told[name].append(json.loads(done.stdout.splitlines()[-1]))
     if not all(found["kept"] for found in told["kept"]):
@@ -76,4 +75,5 @@ def _measure(kept: bool, size: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[3]))
     print(json.dumps(_measure(sys.argv[1] == "kept", int(sys.argv[2]))))

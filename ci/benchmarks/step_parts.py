@@ -11,6 +11,7 @@ from torch.nn import functional
 
 import riembn
 from riembn import data
+from riembn.experiment.allocator import keep_freed_memory
 from riembn.experiment.measure import PROBES, Probe
 
 from .intervals import quartiles
@@ -23,6 +24,8 @@ PARTS = ("data", "forward", "backward", "optimizer", "measuring")
 
 def measure_all_parts(device: torch.device, *, quick: bool = False) -> list[dict[str, Any]]:
     """The parts of a step at the book's laptop size, and of the papers' networks that the device can carry."""
+    if device.type == "cpu":
+        keep_freed_memory()  # as a run does
     if quick:
         return [measure_parts("vgg-11", device, width=0.125, size=512, batch=16, steps=2)]
     laptop: dict[str, Any] = {"width": 0.25, "side": 28, "channels": 1, "size": 10_000}

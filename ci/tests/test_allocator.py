@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from riembn.experiment.allocator import keep_freed_memory
+from riembn.experiment.allocator import DECIDE, keep_freed_memory
 
 CODE = """
 import resource, torch
@@ -28,14 +28,13 @@ print(int(told), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_stays_unless_the_environment_decides():
     told, faults = {}, {}
     for name, extra in (("ours", {}), ("theirs", {"MALLOC_TRIM_THRESHOLD_": "131072"})):
-        plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_", "LD_PRELOAD"))}
+        plain = {name: value for name, value in os.environ.items() if name not in DECIDE}
         done = subprocess.run(
             [sys.executable, "-c", CODE], capture_output=True, text=True, check=True, env=plain | extra
         )
         told[name], faults[name] = map(int, done.stdout.split())
     assert told == {"ours": 1, "theirs": 0}
-    assert faults["ours"] < 200  # of 80 blocks of 1,024 pages
-    assert faults["theirs"] > 8_000
+    assert 20 * faults["ours"] < faults["theirs"]  # 80 blocks of 1,024 pages, unless pages are larger
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

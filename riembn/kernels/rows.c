@@ -24,7 +24,7 @@ static inline void ask_for_page(const void *here) {
 
 /* The first lines of the next row are on their way while this one is written. */
 static inline void ask_for_start(const void *row) {
-    for (int line = 0; line < 16; line++) __builtin_prefetch((const char *)row + LINE * line);
+    for (uintptr_t line = 0; line < 16; line++) __builtin_prefetch((const void *)((uintptr_t)row + LINE * line));
 }
 
 /* Each thread takes the rows whose entries lie in its equal share of all entries: neighbors in memory, no queue. */

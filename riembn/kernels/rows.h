@@ -49,18 +49,20 @@ static inline void NAME(combine)(REAL *restrict w, REAL *restrict m, const REAL 
 typedef struct {
     double radial;  /* <w, g> / <w, w> */
     double factor;  /* clipped h = factor * (g - radial w) */
-    double norm;    /* |clipped h| */
+    double square;  /* |clipped h|^2 */
     int careful;    /* the dot products do not do: see above */
 } NAME(tangent_t);
 
 static inline NAME(tangent_t) NAME(tangent)(const NAME(dots_t) * s, double grad_clip) {
     NAME(tangent_t) t;
-    const double square = s->gg - s->wg * s->wg / s->ww;
     t.radial = s->wg / s->ww;
-    t.careful = !(square > 1e-2 * s->gg && s->gg > TINY && s->gg < HUGE_SQUARE && s->mm < HUGE_SQUARE);
-    const double norm = sqrt(square);
-    t.factor = norm > grad_clip ? grad_clip / norm : 1;
-    t.norm = t.factor * norm;
+    t.square = s->gg - t.radial * s->wg;
+    t.factor = 1;
+    t.careful = !(t.square > 1e-2 * s->gg && s->gg > TINY && s->gg < HUGE_SQUARE && s->mm < HUGE_SQUARE);
+    if (t.square > grad_clip * grad_clip) {
+        t.factor = grad_clip / sqrt(t.square);
+        t.square = grad_clip * grad_clip;
+    }
     return t;
 }
 
@@ -94,13 +96,25 @@ static double NAME(careful_tangent)(const REAL *w, const REAL *g, int64_t n, dou
     return norm * *multiply;
 }
 
-/* cos x, sin(x)/x and x sin x as functions of the square of x: smooth through zero */
+/* cos x, sin(x)/x and x sin x as functions of the square of x: smooth through zero. A row waits for them, so an angle
+ * below 0.3 gets their power series, which in double is exact to the last digit there. */
 static inline void NAME(trigonometry)(double square, double *cosine, double *sine_ratio, double *rise) {
-    const double angle = sqrt(square);
-    *cosine = cos(angle);
-    const double sine = sin(angle);
-    *sine_ratio = square > 1e-16 ? sine / angle : 1;
-    *rise = angle * sine;
+    const double q = square;
+    if (q < 0.1) {
+        double c = 1 - q * (1. / 132), r = 1 - q * (1. / 156);
+        c = 1 - q * (1. / 90) * c, r = 1 - q * (1. / 110) * r;
+        c = 1 - q * (1. / 56) * c, r = 1 - q * (1. / 72) * r;
+        c = 1 - q * (1. / 30) * c, r = 1 - q * (1. / 42) * r;
+        c = 1 - q * (1. / 12) * c, r = 1 - q * (1. / 20) * r;
+        *cosine = 1 - q * (1. / 2) * c;
+        *sine_ratio = 1 - q * (1. / 6) * r;
+        *rise = q * *sine_ratio;
+    } else { /* or not a number */
+        const double angle = sqrt(q), sine = sin(angle);
+        *cosine = cos(angle);
+        *sine_ratio = sine / angle;
+        *rise = angle * sine;
+    }
 }
 
 static void NAME(sgd_g_row)(REAL *w, const REAL *g, REAL *m, int64_t n, double lr, double momentum, double grad_clip,
@@ -112,11 +126,11 @@ static void NAME(sgd_g_row)(REAL *w, const REAL *g, REAL *m, int64_t n, double l
     if (!t.careful) {
         const double rate = lr * t.factor; /* d = momentum m - rate (g - radial w) */
         const double mh = s.gm - t.radial * s.wm;
-        const double square = momentum * momentum * s.mm - 2 * momentum * rate * mh + lr * lr * t.norm * t.norm;
+        const double square = momentum * momentum * s.mm - 2 * momentum * rate * mh + lr * lr * t.square;
         NAME(trigonometry)(square > 0 ? square : 0, &cosine, &sine_ratio, &rise);
-        const double back = rate * t.radial;
-        const double a[3] = {cosine / length + sine_ratio * back, sine_ratio * momentum, -sine_ratio * rate};
-        const double b[3] = {cosine * back - rise / length, cosine * momentum, -cosine * rate};
+        const double back = rate * t.radial, shrink = 1 / length;
+        const double a[3] = {cosine * shrink + sine_ratio * back, sine_ratio * momentum, -sine_ratio * rate};
+        const double b[3] = {cosine * back - rise * shrink, cosine * momentum, -cosine * rate};
         NAME(combine)(w, m, g, n, a, b);
         return;
     }
@@ -139,9 +153,10 @@ static void NAME(adam_g_row)(REAL *w, const REAL *g, REAL *m, REAL *v, int64_t n
     const NAME(dots_t) s = NAME(dots)(w, g, m, n);
     const NAME(tangent_t) t = NAME(tangent)(&s, grad_clip);
     const double keep = 1 - beta1;
-    double length = sqrt(s.ww), multiply = 0, norm = t.norm, square;
+    double length = sqrt(s.ww), multiply = 0, of_gradient = t.square, square;
     if (t.careful) {
-        norm = NAME(careful_tangent)(w, g, n, grad_clip, scratch, &multiply, &length);
+        const double norm = NAME(careful_tangent)(w, g, n, grad_clip, scratch, &multiply, &length);
+        of_gradient = norm * norm;
         square = 0;
         for (int64_t i = 0; i < n; i++) {
             scratch[i] = beta1 * m[i] + keep * multiply * scratch[i];
@@ -149,10 +164,10 @@ static void NAME(adam_g_row)(REAL *w, const REAL *g, REAL *m, REAL *v, int64_t n
         }
     } else {
         const double add = keep * t.factor, mh = s.gm - t.radial * s.wm;
-        square = beta1 * beta1 * s.mm + 2 * beta1 * add * mh + keep * keep * norm * norm;
+        square = beta1 * beta1 * s.mm + 2 * beta1 * add * mh + keep * keep * t.square;
         square = square > 0 ? square : 0;
     }
-    const double second = (REAL)(beta2 * *v + (1 - beta2) * norm * norm);
+    const double second = (REAL)(beta2 * *v + (1 - beta2) * of_gradient);
     *v = (REAL)second;
     /* with eps = 0 a row that never had a gradient stays where it is */
     const double step = second + eps > 0 ? rate / sqrt(second + eps) : 0;
@@ -160,10 +175,10 @@ static void NAME(adam_g_row)(REAL *w, const REAL *g, REAL *m, REAL *v, int64_t n
     NAME(trigonometry)(step * step * square, &cosine, &sine_ratio, &unused);
     const double rise = step * square * sine_ratio; /* |m| sin(step |m|) */
     if (!t.careful) {
-        const double add = keep * t.factor, back = add * t.radial;
-        const double a[3] = {cosine / length + step * sine_ratio * back, -step * sine_ratio * beta1,
+        const double add = keep * t.factor, back = add * t.radial, shrink = 1 / length;
+        const double a[3] = {cosine * shrink + step * sine_ratio * back, -step * sine_ratio * beta1,
                              -step * sine_ratio * add};
-        const double b[3] = {rise / length - cosine * back, cosine * beta1, cosine * add};
+        const double b[3] = {rise * shrink - cosine * back, cosine * beta1, cosine * add};
         NAME(combine)(w, m, g, n, a, b);
         return;
     }

@@ -119,6 +119,7 @@ def _coefficients(length, clipped_norm, v, present, rate, decay_second, keep_sec
         second = (
             decay_second * tl.load(v, mask=present, other=0.0) + keep_second * clipped_norm * clipped_norm
         )
+        tl.debug_barrier()  # every warp of a row reads v for itself, and none may read what another has written
         tl.store(v, second, mask=present)
         # with eps = 0 a row that never had a gradient stays where it is
         positive = second + eps > 0

@@ -130,6 +130,11 @@ class AdamG(RowOptimizer):
         steps = []
         for p in params:
             device = p.device if p.is_cuda and takes_on_device(group, p) else _HOST
+            if p.is_cuda and device is _HOST and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    f"AdamG: the steps of a weight of shape {tuple(p.shape)} are counted on the host, and a CUDA graph "
+                    "would repeat their bias correction; capture steps that the fused kernels take, or none."
+                )
             count = self.state[p].get("step")
             if count is None:
                 count = self.state[p]["step"] = torch.zeros((), device=device)

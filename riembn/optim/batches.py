@@ -14,7 +14,8 @@ from .row_math import Along, add_orthogonality, compute_dtype
 BLOCK = 1 << 20
 """Entries of a piece: so few that every operation but the first finds them in cache, so many that calls are few.
 
-A weight is cut evenly, into pieces of two thirds to three halves of it: a call takes long for a small rest, too.
+A weight is cut evenly, since a call takes long for a small rest, too: into pieces of two thirds to three halves of
+it, or of one row where rows are longer.
 """
 
 
@@ -44,6 +45,7 @@ def batches(
         alpha: Weight of the orthogonality regularizer, whose gradient is added to ``grads``.
     """
     together: dict[Any, list[list[Any]]] = {}
+    held: dict[Any, int] = {}  # entries, of each kind
     memory: dict[Any, Tensor] = {}
     for p, g, *kept in zip(params, grads, *states, strict=True):
         if alpha:
@@ -51,13 +53,19 @@ def batches(
         dtype = compute_dtype(p.dtype)
         kind = p.device, p.dtype, row_view(p, **layout)[1]
         in_cache = p.device.type == "cpu" and not torch.compiler.is_compiling()
-        for piece, grad, *parts in _cut([p, g, *kept], layout, BLOCK if in_cache else p.numel()):
-            held = together.get(kind)
-            if in_cache and held and sum(w.numel() for w in held[0]) + piece.numel() > BLOCK:
+        pieces = list(_cut([p, g, *kept], layout, BLOCK if in_cache else p.numel()))
+        for piece, grad, *parts in pieces:
+            values = (piece, piece.to(dtype), grad.to(dtype), *parts)
+            if len(pieces) > 1:
+                yield _batch([[value] for value in values], kind, memory)
+                continue
+            if in_cache and kind in together and held[kind] + p.numel() > BLOCK:
                 yield _batch(together.pop(kind), kind, memory)
-            lists = together.setdefault(kind, [[] for _ in range(3 + len(kept))])
-            for values, value in zip(lists, (piece, piece.to(dtype), grad.to(dtype), *parts), strict=True):
-                values.append(value)
+            if kind not in together:
+                together[kind], held[kind] = [[] for _ in values], 0
+            held[kind] += p.numel()
+            for column, value in zip(together[kind], values, strict=True):
+                column.append(value)
     for kind, lists in together.items():
         yield _batch(lists, kind, memory)
 
@@ -85,13 +93,13 @@ def _cut(values: Sequence[Any], layout: dict[str, Any], entries: int) -> Iterato
             views.append(row_view(value, **layout)[0])
         else:
             views.append(value.view(one_value_a_row) if isinstance(value, Tensor) and value.dim() else value)
-    pieces = round(view.numel() / entries) if entries else 1
-    if pieces < 2 or not numbering:
+    first = numbering[0] if numbering else 0
+    pieces = min(round(view.numel() / entries), view.shape[first]) if entries and numbering else 1
+    if pieces < 2:
         return iter([tuple(views)])
-    first = numbering[0]
-    rows = -(-view.shape[first] // pieces)
-    pieces = -(-view.shape[first] // rows)
-    cut = [v.split(rows, first) if isinstance(v, Tensor) and v.dim() else [v] * pieces for v in views]
+    cut = [
+        v.tensor_split(pieces, first) if isinstance(v, Tensor) and v.dim() else [v] * pieces for v in views
+    ]
     return zip(*cut, strict=True)
 
 

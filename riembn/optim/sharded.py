@@ -95,8 +95,10 @@ def on_local_rows(step: Callable[..., None]) -> Callable[..., None]:
             for i in rows:
                 grads[i] = local(grads[i]) + _orthogonality_term(params[i], alpha, layout)
             columns, options = (grads, *columns[1:]), {**options, "alpha": 0}
-        if rows := [i for i in rows if local(params[i]).numel()]:
-            step(*some(rows, local), **options)
+        # Copies apart from parts, which differ by device: lists on a CPU decide for several weights at once.
+        for copies in (True, False):
+            if own := [i for i in rows if local(params[i]).numel() and _is_copied(params[i]) == copies]:
+                step(*some(own, local), **options)
         # What is written into its part, autograd does not see on the DTensor.
         increment_version([p for p in params if is_sharded(p)])
 
@@ -109,6 +111,11 @@ def row_zeros(p: Tensor, layout: dict[str, Any], dtype: torch.dtype) -> Tensor:
         here = local(p)
         return rows_like(p, here.new_zeros(row_count(here, **layout), dtype=dtype), layout)
     return local(p).new_zeros(row_count(stand_in(p), **layout), dtype=dtype)
+
+
+def _is_copied(p: DTensor) -> bool:
+    """Whether every device has all of ``p``."""
+    return local(p).numel() == p.numel()
 
 
 def rows_are_whole(p: DTensor, layout: dict[str, Any]) -> bool:
