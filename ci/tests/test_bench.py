@@ -26,7 +26,7 @@ from benchmarks.memory import peak_bytes, state_bytes  # noqa: E402
 from benchmarks.parameters import ParameterSet, parameter_set  # noqa: E402
 from benchmarks.step import measure_set  # noqa: E402
 from benchmarks.sweep_speed import measure_sweep  # noqa: E402
-from benchmarks.targets import step_targets, verdict  # noqa: E402
+from benchmarks.targets import step_targets, train_targets, verdict  # noqa: E402
 from benchmarks.throughput import _kernels, measure_throughput  # noqa: E402
 
 import riembn  # noqa: E402
@@ -301,6 +301,8 @@ def test_records_of_the_book_are_whole_measurements():
         record = json.loads(path.read_text(encoding="utf-8"))
         assert path.stem == f"{record['benchmark']}-{record['device']}"
         assert not record["quick"] and record["environment"]["commit"]
+        judged = {"step": step_targets, "train": train_targets}[record["benchmark"]]
+        assert record["targets"] == judged(record)  # fails where a record is older than its form
 
 
 def test_sweeps_are_timed_in_turns_and_compared_within_each():

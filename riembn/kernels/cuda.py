@@ -115,7 +115,13 @@ def _scalars(
     return decay, 1 - decay, logs[0], decay_second, keep_second, logs[1], eps, bound
 
 
-def _launch(
+def _launch(name: str, columns: Sequence[Sequence[Tensor]], *arguments: Any, **flags: bool) -> None:
+    """`_launch_here` with the weights' device as the current one, which streams and captures are asked of."""
+    with _current(columns[0][0].device):
+        _launch_here(name, columns, *arguments, **flags)
+
+
+def _launch_here(
     name: str,
     columns: Sequence[Sequence[Tensor]],
     layout: dict[str, Any],
@@ -137,16 +143,15 @@ def _launch(
         used[c][i] = alike.copy_(columns[c][i])
     shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
     numbers = [float(x) for x in scalars]  # Triton would compile for every integer anew
-    with _current(device):
-        addresses = _addresses(plan, used)
-        for batch, (lines, aligned) in zip(plan.batches, addresses.use(), strict=True):
-            columns_each, rows_each, warps = batch.tile
-            getattr(kernels, name + "_long" * batch.long)[(batch.programs.numel(),)](
-                batch.programs, batch.sizes, lines, *shared, *numbers,
-                W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]),
-                LR_TENSOR=isinstance(lr, Tensor), DENSE=batch.dense, UNIT=batch.unit if aligned else 1,
-                BLOCK_ROWS=rows_each, BLOCK_COLUMNS=columns_each, num_warps=warps, enable_fp_fusion=True, **flags,
-            )  # fmt: skip
+    addresses = _addresses(plan, used)
+    for batch, (lines, aligned) in zip(plan.batches, addresses.use(), strict=True):
+        columns_each, rows_each, warps = batch.tile
+        getattr(kernels, name + "_long" * batch.long)[(batch.programs.numel(),)](
+            batch.programs, batch.sizes, lines, *shared, *numbers,
+            W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]),
+            LR_TENSOR=isinstance(lr, Tensor), DENSE=batch.dense, UNIT=batch.unit if aligned else 1,
+            BLOCK_ROWS=rows_each, BLOCK_COLUMNS=columns_each, num_warps=warps, enable_fp_fusion=True, **flags,
+        )  # fmt: skip
     for c, i in plan.foreign:
         if c >= 2:
             columns[c][i].copy_(used[c][i])
@@ -199,6 +204,7 @@ class _Plan(NamedTuple):
     foreign: list[tuple[int, int]]  # column and number of what lies in another order or type than its weight
     dtypes: list[list[torch.dtype]]
     addresses: dict[tuple[int, ...], _Addresses]
+    stream: torch.cuda.Stream | None  # on which its tables were filled
 
 
 _plans: dict[Any, _Plan] = {}
@@ -263,7 +269,7 @@ def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout
                 types,
             )
         )
-    return _Plan(batches, foreign, dtypes, {})
+    return _Plan(batches, foreign, dtypes, {}, _stream(device))
 
 
 def _same_order(p: Tensor, t: Tensor) -> bool:
@@ -289,18 +295,22 @@ class _Addresses:
         ]
         self._lines = list(zip(parts, aligned, strict=True))
         self._table, self._plan = table, plan
-        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._stream = _stream(device)
 
     def use(self) -> list[tuple[Tensor, bool]]:
         """The tables, fit to be read on the current stream."""
-        if self._stream is not None:
-            current = torch.cuda.current_stream(self._table.device)
-            if _capturing(self._table.device):
-                _captured.add(self)  # for good: the graph may read it at any time
-            elif current != self._stream:
-                current.wait_stream(self._stream)
-                for tensor in (self._table, *(t for b in self._plan.batches for t in (b.programs, b.sizes))):
-                    tensor.record_stream(current)
+        current = _stream(self._table.device)
+        if current is None:
+            return self._lines
+        if _capturing(self._table.device):
+            _captured.add(self)  # for good: the graph may read it at any time
+            return self._lines
+        of_plan = [table for batch in self._plan.batches for table in (batch.programs, batch.sizes)]
+        for filled_on, tables in ((self._stream, [self._table]), (self._plan.stream, of_plan)):
+            if filled_on is not None and filled_on != current:
+                current.wait_stream(filled_on)
+                for table in tables:
+                    table.record_stream(current)
         return self._lines
 
 
@@ -331,6 +341,10 @@ def _to_device(table: Tensor, device: torch.device) -> Tensor:
 
 
 _sources: list[Tensor] = []
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
 
 
 def _capturing(device: torch.device) -> bool:

@@ -14,10 +14,10 @@ static int omp_get_num_threads(void) { return 1; }
 
 #define LINE 64
 
-/* A processor reads ahead by itself, but stops at the end of a page of memory, until it has looked up where the next
- * page lies: 0.1 to 0.2 of the whole step on the virtual machine tried. Asking for one line of a page well ahead has that
- * looked up meanwhile. More lines of it made things worse (they confuse the reading ahead); 8 to 24 pages ahead did the
- * same. Near the end of a tensor the page is another's, or nobody's: a prefetch never faults. */
+/* A processor reads ahead by itself, but stops at the end of a page of memory until it has looked up where the next one
+ * lies, which a virtual machine makes slow. Asking for one line of a page well ahead has that looked up meanwhile. More
+ * lines of it made things worse (they confuse the reading ahead); 8 to 24 pages ahead did the same. Near the end of a
+ * tensor the page is another's, or nobody's: a prefetch never faults. */
 static inline void ask_for_page(const void *here) {
     __builtin_prefetch((const void *)(((uintptr_t)here + 24 * PAGE) & ~(uintptr_t)(PAGE - 1)));
 }
