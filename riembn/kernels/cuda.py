@@ -115,7 +115,7 @@ def _scalars(
     return decay, 1 - decay, logs[0], decay_second, keep_second, logs[1], eps, bound
 
 
-def _launch(name: str, columns: Sequence[Sequence[Tensor]], *arguments: Any, **flags: bool) -> None:
+def _launch(name: str, columns: Sequence[Sequence[Tensor]], *arguments: Any, **flags: Any) -> None:
     """`_launch_here` with the weights' device as the current one, which streams and captures are asked of."""
     with _current(columns[0][0].device):
         _launch_here(name, columns, *arguments, **flags)
