@@ -290,6 +290,29 @@ def test_inductor_compiles_a_step():
 
 
 @methods
+def test_a_lost_row_leaves_the_weights_of_its_batch_alone(method):
+    optimizer_class, usual = METHODS[method]
+    chance = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(2, 8, 5, 3, 3, generator=chance) for _ in range(3)]
+    drawn[1][1, 2, 0] = torch.inf
+
+    def moved(*which: int) -> list[torch.Tensor]:
+        params = [torch.nn.Parameter(drawn[i][0].clone()) for i in which]
+        optimizer = optimizer_class(params, foreach=True, **usual)
+        for p, i in zip(params, which, strict=True):
+            p.grad = drawn[i][1].clone()
+        for _ in range(3):
+            optimizer.step()
+        return [p.detach() for p in params]
+
+    together = moved(0, 1, 2)
+    for i in (0, 2):
+        torch.testing.assert_close(together[i], *moved(i), rtol=1e-6, atol=1e-7)
+    kept = together[1].flatten(1).isfinite().all(1)
+    assert kept.tolist() == [row != 2 for row in range(8)]
+
+
+@methods
 def test_lists_on_a_cpu_take_the_memory_of_a_few_blocks(method):
     optimizer_class, usual = METHODS[method]
     params = [torch.nn.Parameter(torch.randn(1024, 8, 16, 16)) for _ in range(4)]
