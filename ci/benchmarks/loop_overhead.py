@@ -8,7 +8,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 import riembn
@@ -17,9 +16,7 @@ from riembn.experiment.loop import Run
 
 from .intervals import median_interval, quartiles
 
-__all__ = ["laptop_run", "measure_loop", "prepared"]
-
-MEAN, STD = (0.29,), (0.35,)
+__all__ = ["laptop_run", "measure_loop"]
 
 
 def measure_loop(device: torch.device, *, quick: bool = False, epochs: int = 20) -> dict[str, Any]:
@@ -100,10 +97,3 @@ class _Turns:
         if self._run.device.type == "cuda":
             torch.cuda.synchronize(self._run.device)
         return time.perf_counter()
-
-
-def prepared(images: Tensor) -> Tensor:
-    """A batch as a network of the book takes it."""
-    channels = images.shape[1]
-    normal = data.normalize(images, MEAN * channels, STD * channels)
-    return normal.contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,6 @@ static int omp_get_num_threads(void) { return 1; }
 
 #define SAFE_EXPONENT 24 /* as in riembn/optim/reference.py */
 #define PAGE 4096
-
 #define LINE 64
 
 /* A processor reads ahead by itself, but stops at the end of a page of memory until it has looked up where the next one
