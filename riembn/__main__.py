@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .experiment import Record, RunConfig, Store, SweepFailed, claims, grid, preset, stats, sweep, train
+from .evidence import claims, stats
+from .experiment import Record, RunConfig, Store, grid, preset
 from .experiment.config import FIELDS
-from .experiment.devices import is_first
 from .experiment.files import write_whole
 from .experiment.spelling import value_of, written
 from .experiment.store import last_line
+from .training import SweepFailed, sweep, train
+from .training.devices import is_first
 
 if TYPE_CHECKING:
     import pandas

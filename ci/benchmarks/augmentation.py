@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from riembn import data
-from riembn.data._torchvision import import_torchvision
+from riembn.data.from_torchvision import import_torchvision
 
 from .interleave import contest, stopwatch
 from .intervals import quartiles

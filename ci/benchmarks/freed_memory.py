@@ -14,8 +14,8 @@ from unittest import mock
 
 import torch
 
-from riembn.experiment import loop
-from riembn.experiment.allocator import DECIDE, keep_freed_memory
+from riembn.training.freed_memory import DECIDE, keep_freed_memory
+from riembn.training.loop import loop
 
 from .intervals import median_interval, quartiles
 from .loop_overhead import laptop_run

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import riembn
 from riembn import data
-from riembn.experiment.loop import Run
+from riembn.training.loop import Run
 
 from .intervals import median_interval, quartiles
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from riembn.experiment.environment import environment
-from riembn.kernels.build import library
+from riembn.kernels.c_library import library
+from riembn.training.machine import environment
 
 __all__ = ["describe", "free_bytes", "slug"]
 

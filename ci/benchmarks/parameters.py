@@ -55,7 +55,7 @@ def _norms(w: Tensor) -> Tensor:
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        from riembn.data._torchvision import import_torchvision
+        from riembn.data.from_torchvision import import_torchvision
 
         return getattr(import_torchvision().models, name)()
 

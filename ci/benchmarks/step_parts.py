@@ -12,8 +12,8 @@ from torch.nn import functional
 
 import riembn
 from riembn import data
-from riembn.experiment.allocator import keep_freed_memory
-from riembn.experiment.measure import PROBES, Probe
+from riembn.training.freed_memory import keep_freed_memory
+from riembn.training.motion import PROBES, Probe
 
 from .intervals import quartiles
 

@@ -17,7 +17,7 @@ __all__ = ["measure_sweep"]
 _TIMED = """
 import json, sys, tempfile, time
 import riembn
-from riembn.experiment.sweep import grid
+from riembn.experiment import grid
 
 workers, runs, device, changes = json.loads(sys.argv[1])
 configs = grid(riembn.preset("vgg-13/cifar10/sgd-g", profile="smoke", **changes), seed=range(runs))

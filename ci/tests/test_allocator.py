@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from riembn.experiment.allocator import DECIDE, keep_freed_memory
+from riembn.training.freed_memory import DECIDE, keep_freed_memory
 
 CODE = """
 import resource, torch
-from riembn.experiment.allocator import keep_freed_memory
+from riembn.training.freed_memory import keep_freed_memory
 told = keep_freed_memory()
 def step():
     kept = [torch.ones(1 << 20) for _ in range(8)]  # eight blocks of 4 MiB, free again at the end

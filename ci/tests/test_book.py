@@ -22,11 +22,11 @@ pytestmark = pytest.mark.xdist_group("book")  # the built book is shared, so one
 PARAMETERS = """profile: str = "laptop"  # how large the runs are
 steps: list[float] = [0.5, 1.0]  # lengths of the step, radians"""
 CODE = [
-    "import numpy as np\nfrom riembn import chapter, plots\n\nchapter.check(globals())",
+    "import numpy as np\nfrom riembn import pages\nfrom riembn.pages import chapter\n\nchapter.check(globals())",
     """angle = np.linspace(0, max(steps), 20)
-fig, ax = plots.figure()
-plots.line(ax, angle, np.cos(angle), "sgd-g")
-plots.show(fig, name="cosine", caption="How far does a step lead?", alt="A cosine falling from one.")""",
+fig, ax = pages.figure()
+pages.line(ax, angle, np.cos(angle), "sgd-g")
+pages.show(fig, name="cosine", caption="How far does a step lead?", alt="A cosine falling from one.")""",
 ]
 
 

@@ -4,7 +4,7 @@ from typing import Any, Optional
 
 import pytest
 
-from riembn import chapter
+from riembn.pages import chapter
 
 DECLARED: dict[str, Any] = {
     "profile": str,

@@ -7,8 +7,9 @@ import pandas
 import pytest
 
 from riembn.__main__ import main
-from riembn.experiment import Record, Store, preset, stats
-from riembn.experiment.claims import CLAIMS, CONTRADICTED, NOT_TESTED, SUPPORTED, UNDECIDED, judge
+from riembn.evidence import stats
+from riembn.evidence.claims import CLAIMS, CONTRADICTED, NOT_TESTED, SUPPORTED, UNDECIDED, judge
+from riembn.experiment import Record, Store, preset
 from riembn.experiment.record import COLUMNS
 
 RECORDS = Path(__file__).resolve().parents[2] / "book" / "records"

@@ -7,8 +7,10 @@ import pytest
 
 import riembn.__main__ as main_module
 from riembn.__main__ import main
-from riembn.experiment import Store, loop, preset, train
+from riembn.experiment import Store, preset
 from riembn.experiment.config import FIELDS
+from riembn.training import train
+from riembn.training.loop import loop
 
 TINY = ["--width", "0.0625", "--train-size", "96", "--batch-size", "32", "--epochs", "1"]
 SMALL = {"width": 0.0625, "train_size": 96, "batch_size": 32, "epochs": 1}

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from riembn.data import Dataset, load
-from riembn.data._torchvision import import_torchvision
+from riembn.data.from_torchvision import import_torchvision
 
 PUBLISHED = Path(os.environ.get("RIEMBN_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
@@ -489,7 +489,7 @@ def test_torchvision_without_its_operators_is_imported(tmp_path: Path) -> None:
     (package / "__init__.py").write_text(f"import torch\nfrom . import part\n{rules}")
     (package / "part.py").write_text("")
     code = (
-        "from riembn.data._torchvision import import_torchvision as get\n"
+        "from riembn.data.from_torchvision import import_torchvision as get\n"
         "first = get(); assert first is get() and first.part is not None\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}

@@ -12,11 +12,13 @@ import torch
 import torch.distributed as dist
 from pair import Checks, ask
 
-from riembn.experiment import RunLocked, Store, loop, preset, train
-from riembn.experiment.batch_norm import normalize_across
+from riembn.experiment import Store, preset
 from riembn.experiment.checkpoint import Checkpoints
-from riembn.experiment.devices import Devices
 from riembn.models.layers import BatchNorm
+from riembn.training import RunLocked, train
+from riembn.training.batch_norm import normalize_across
+from riembn.training.devices import Devices
+from riembn.training.loop import loop
 
 pytestmark = pytest.mark.xdist_group("distributed")  # one pair of processes at a time
 

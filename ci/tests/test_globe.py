@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from riembn import plots
+from riembn import pages
 
 FRONT, BACK = [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]
 
@@ -35,7 +35,7 @@ def scene(page):
 
 def test_points_behind_the_sphere_are_drawn_before_it_and_paler(shown):
     for at, behind in ((FRONT, False), (BACK, True)):
-        globe = plots.Globe(azimuth=10, elevation=5)
+        globe = pages.Globe(azimuth=10, elevation=5)
         globe.point(at, "y")
         for picture in pictures(shown(globe)):
             dot, ball = picture.index("<circle cx"), picture.index("<circle r")
@@ -46,29 +46,29 @@ def test_points_behind_the_sphere_are_drawn_before_it_and_paler(shown):
 def test_a_curve_around_the_sphere_is_cut_where_it_disappears(shown):
     t = np.linspace(0, 2 * np.pi, 121)[:, None]
     circle = np.cos(t) * FRONT + np.sin(t) * np.array([0.0, 1.0, 0.0])
-    globe = plots.Globe(azimuth=0, elevation=30)
-    globe.curve(circle, color=plots.ORANGE)
-    opacities = re.findall(rf"<path [^>]*{plots.ORANGE}[^>]*opacity:([\d.]+)", pictures(shown(globe))[0])
+    globe = pages.Globe(azimuth=0, elevation=30)
+    globe.curve(circle, color=pages.ORANGE)
+    opacities = re.findall(rf"<path [^>]*{pages.ORANGE}[^>]*opacity:([\d.]+)", pictures(shown(globe))[0])
     assert sorted(opacities) == ["0.3", "1", "1"]
 
 
 def test_an_arrow_off_the_sphere_is_seen_before_it(shown):
-    globe = plots.Globe(azimuth=0, elevation=0)
-    globe.arrow(FRONT, [0.0, 0.5, 0.0], "h", color=plots.ORANGE)
+    globe = pages.Globe(azimuth=0, elevation=0)
+    globe.arrow(FRONT, [0.0, 0.5, 0.0], "h", color=pages.ORANGE)
     picture = pictures(shown(globe))[0]
     ball = picture.index("<circle r")
-    found = [match.start() > ball for match in re.finditer(plots.ORANGE, picture)]
+    found = [match.start() > ball for match in re.finditer(pages.ORANGE, picture)]
     assert found and all(found)
 
 
 def test_an_arrow_without_length_is_no_error(shown):
-    globe = plots.Globe()
+    globe = pages.Globe()
     globe.arrow(FRONT, [0.0, 0.0, 0.0], "zero")
     assert "nan" not in shown(globe)
 
 
 def test_tangent_plane_touches_the_sphere(shown):
-    globe = plots.Globe()
+    globe = pages.Globe()
     globe.plane(FRONT, along=[0.0, 1.0, 1.0], size=0.5)
     (plane,) = scene(shown(globe))["items"]
     corners = np.array(plane["points"])
@@ -77,7 +77,7 @@ def test_tangent_plane_touches_the_sphere(shown):
 
 
 def test_script_is_told_what_the_picture_shows(shown):
-    globe = plots.Globe(azimuth=-40, elevation=12, reach=1.3)
+    globe = pages.Globe(azimuth=-40, elevation=12, reach=1.3)
     globe.point(FRONT, "<y>", hollow=True)
     globe.arrow(FRONT, [0.0, 0.5, 0.0], "h", faint=True, toward=(1, 0))
     page = shown(globe)
@@ -90,7 +90,7 @@ def test_script_is_told_what_the_picture_shows(shown):
 
 def test_the_same_globe_gives_the_same_page_and_loads_nothing(shown):
     def page():
-        globe = plots.Globe()
+        globe = pages.Globe()
         globe.curve([FRONT, [0.0, 1.0, 0.0]], "way")
         return shown(globe)
 
@@ -102,9 +102,9 @@ def test_the_same_globe_gives_the_same_page_and_loads_nothing(shown):
 def test_a_globe_needs_words(missing):
     words = {"caption": "What?", "alt": "A sphere.", missing: " "}
     with pytest.raises(ValueError, match="needs a caption, and alt"):
-        plots.Globe().show(name="sphere", **words)
+        pages.Globe().show(name="sphere", **words)
 
 
 def test_what_a_globe_cannot_draw_is_refused():
     with pytest.raises(TypeError, match="colour"):
-        plots.Globe().point(FRONT, colour=plots.BLUE)
+        pages.Globe().point(FRONT, colour=pages.BLUE)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import riembn
-from riembn.experiment.measure import Probe
 from riembn.geometry import from_joint_rows, row_count, to_joint_rows
 from riembn.optim import PSISGD, SGDG, AdamG, reference
+from riembn.training.motion import Probe
 
 METHODS = {
     "sgd-g": (SGDG, dict(lr=0.2, momentum=0.9, grad_clip=0.1)),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riembn.kernels import build, cpu
+from riembn.kernels import c_library, cpu
 from riembn.optim import PSISGD, SGDG, AdamG
 
 CHANNEL = dict(row_dim=0, conv_groups=1, channels_per_row=1)
@@ -19,7 +19,7 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 def test_the_library_compiles_and_takes_ordinary_weights():
-    assert build.library() is not None
+    assert c_library.library() is not None
     conv = torch.nn.Conv2d(8, 16, 3, groups=2).weight
     for p in (
         torch.randn(3, 4),
@@ -167,17 +167,17 @@ def test_without_a_compiler_the_lists_do_it_quietly(monkeypatch, capfd):
 def test_the_library_is_built_once_into_the_cache_folder(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for notice in ("riembn: compiling the fused optimizer step (once)\n", ""):
-        build.library.cache_clear()
-        assert build.library() is not None
+        c_library.library.cache_clear()
+        assert c_library.library() is not None
         assert capfd.readouterr().err == notice
     assert len(list((tmp_path / "riembn").iterdir())) == 1
     for broken in ({"CC": "false"}, {"XDG_CACHE_HOME": "/dev/null"}):
         for name, value in broken.items():
             monkeypatch.setenv(name, value)
-        build.library.cache_clear()
-        assert build.library() is None
+        c_library.library.cache_clear()
+        assert c_library.library() is None
     monkeypatch.undo()
-    build.library.cache_clear()
+    c_library.library.cache_clear()
 
 
 @needs_compiler

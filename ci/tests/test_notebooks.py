@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-SHOWN = ("plots.show", "globe.show", "plots.table", "print", "glue")
+SHOWN = ("pages.show", "globe.show", "pages.table", "print", "glue")
 
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="the book has no chapter yet")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -152,10 +152,10 @@ def test_prose_stands_before_code(path: Path) -> None:
 @each
 def test_figures_have_caption_and_text(path: Path) -> None:
     for name, call in calls(path):
-        if name in ("plots.show", "globe.show"):
+        if name in ("pages.show", "globe.show"):
             given = {keyword.arg for keyword in call.keywords}
             assert {"caption", "alt"} <= given, ast.unparse(call)
-        if name == "plots.table":
+        if name == "pages.table":
             assert "caption" in {keyword.arg for keyword in call.keywords}, ast.unparse(call)
 
 

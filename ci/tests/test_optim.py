@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riembn.geometry import row_view, to_rows
-from riembn.optim import PSISGD, SGDG, AdamG, batches, orthogonality, orthogonality_grad, reference
-from riembn.optim.row_math import clipped_tangent
+from riembn.optim import PSISGD, SGDG, AdamG, orthogonality, orthogonality_grad, reference
+from riembn.optim.rows import lists
+from riembn.optim.rows.arithmetic import clipped_tangent
 
 METHODS = {
     "sgd-g": (SGDG, dict(lr=0.2, momentum=0.9, grad_clip=0.1)),
@@ -531,7 +532,7 @@ def test_pieces_of_any_size_equal_the_loop(
         p = torch.nn.Parameter(torch.empty_strided(shape, start.stride(), dtype=dtype).copy_(start))
         optimizer = optimizer_class([{"params": [p], **layout}], foreach=foreach, **options)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(batches, "BLOCK", block)
+            patch.setattr(lists, "BLOCK", block)
             for g in grads:
                 p.grad = g
                 optimizer.step()

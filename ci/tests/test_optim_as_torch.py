@@ -13,7 +13,8 @@ import torch
 from torch._dynamo.utils import counters
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from riembn.optim import PSISGD, SGDG, AdamG, Combined, batches
+from riembn.optim import PSISGD, SGDG, AdamG, Combined
+from riembn.optim.rows import lists
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -318,9 +319,9 @@ def test_lists_on_a_cpu_take_the_memory_of_a_few_blocks(method):
     params = [torch.nn.Parameter(torch.randn(1024, 8, 16, 16)) for _ in range(4)]
     optimizer = optimizer_class(params, foreach=True, **usual)
     steps(params, optimizer, 1)
-    assert peak_bytes(optimizer.step, torch.device("cpu")) < 1.5 * 4 * batches.BLOCK
+    assert peak_bytes(optimizer.step, torch.device("cpu")) < 1.5 * 4 * lists.BLOCK
     weights = sum(p.numel() for p in params) * 4
-    assert weights > 5 * 4 * batches.BLOCK
+    assert weights > 5 * 4 * lists.BLOCK
     rows = 4 * sum(len(p) for p in params) + 4 * len(params) if method == "adam-g" else 0
     assert state_bytes(optimizer) == weights + rows
 

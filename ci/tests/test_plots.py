@@ -15,9 +15,9 @@ from matplotlib.colors import to_rgb
 
 mpl.use("svg")
 
-from riembn import plots  # noqa: E402
-from riembn.plots.draw import spread  # noqa: E402
-from riembn.plots.palette import ON_DARK  # noqa: E402
+from riembn import pages  # noqa: E402
+from riembn.pages.draw import spread  # noqa: E402
+from riembn.pages.palette import ON_DARK  # noqa: E402
 
 LIGHT_PAGE, DARK_PAGES = "#ffffff", ("#14181e", "#121212")
 # Viénot, Brettel and Mollon (1999): what is left of linear RGB for readers without one kind of cone.
@@ -45,14 +45,14 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Page:
 
 
 def curves(scale: float = 1.0, **options: Any) -> None:
-    fig, ax = plots.figure()
+    fig, ax = pages.figure()
     x = np.linspace(0, 1, 30)
-    for k, method in enumerate(plots.METHODS):
-        plots.line(ax, x, scale * np.exp(-x) + 0.001 * k, method)
-        plots.band(ax, x, scale * np.exp(-x) - 0.1, scale * np.exp(-x) + 0.1, method)
+    for k, method in enumerate(pages.METHODS):
+        pages.line(ax, x, scale * np.exp(-x) + 0.001 * k, method)
+        pages.band(ax, x, scale * np.exp(-x) - 0.1, scale * np.exp(-x) + 0.1, method)
     ax.set(xlabel="epoch", ylabel="test error, %", title="Curves")
-    plots.label_ends(ax)
-    plots.show(fig, **({"caption": "Do they differ?", "alt": "Four curves."} | options))
+    pages.label_ends(ax)
+    pages.show(fig, **({"caption": "Do they differ?", "alt": "Four curves."} | options))
 
 
 def linear(color: str) -> np.ndarray:
@@ -79,15 +79,15 @@ def test_labels_in_the_color_of_a_series_can_be_read(color: str) -> None:
 @pytest.mark.parametrize("eyes", [np.eye(3), PROTAN, DEUTAN], ids=["all cones", "protan", "deutan"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_methods_are_told_apart_by_color_blind_readers(eyes: Any, theme: str) -> None:
-    colors = [look.color if theme == "light" else ON_DARK[look.color] for look in plots.METHODS.values()]
+    colors = [look.color if theme == "light" else ON_DARK[look.color] for look in pages.METHODS.values()]
     seen = [lab(np.asarray(eyes) @ linear(color)) for color in colors]
     assert min(float(np.linalg.norm(a - b)) for a, b in combinations(seen, 2)) > 12
 
 
 def test_methods_have_markers_of_their_own() -> None:
-    assert len({look.marker for look in plots.METHODS.values()}) == len(plots.METHODS)
-    others = [plots.look(name, index) for index, name in enumerate(("adamp", "geoopt"))]
-    assert all(look.width < plots.METHODS["sgd-g"].width for look in others)
+    assert len({look.marker for look in pages.METHODS.values()}) == len(pages.METHODS)
+    others = [pages.look(name, index) for index, name in enumerate(("adamp", "geoopt"))]
+    assert all(look.width < pages.METHODS["sgd-g"].width for look in others)
     assert len({(look.color, look.marker) for look in others}) == 2
 
 
@@ -99,11 +99,11 @@ def test_same_figure_gives_the_same_page(page: Page) -> None:
 def test_figure_takes_ink_and_tones_from_the_page(page: Page) -> None:
     html = page(curves)
     for color in (
-        plots.INK,
-        plots.MUTED,
-        plots.GRID,
-        plots.PAPER,
-        *(m.color for m in plots.METHODS.values()),
+        pages.INK,
+        pages.MUTED,
+        pages.GRID,
+        pages.PAPER,
+        *(m.color for m in pages.METHODS.values()),
     ):
         plain, on_page = (
             len(re.findall(rf"(?:fill|stroke): {color};{more}", html)) for more in ("", r" \w+: [clv]")
@@ -144,11 +144,11 @@ def test_figure_without_words_is_refused(missing: str) -> None:
 
 def drawings(page: Page, rows: int, columns: int) -> list[tuple[float, float]]:
     def call() -> None:
-        fig, axes = plots.figure(rows, columns)
+        fig, axes = pages.figure(rows, columns)
         for ax in np.ravel(axes):
-            plots.dots(ax, [0, 1], [1, 2], [0, 1], [2, 3], "sgd", runs=[[0.5, 1.5], [2.0]])
-            plots.legend(ax)
-        plots.show(fig, caption="c", alt="a")
+            pages.dots(ax, [0, 1], [1, 2], [0, 1], [2, 3], "sgd", runs=[[0.5, 1.5], [2.0]])
+            pages.legend(ax)
+        pages.show(fig, caption="c", alt="a")
 
     boxes = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', page(call))
     return [(float(width), float(height)) for width, height in boxes]
@@ -162,10 +162,10 @@ def test_row_of_panels_is_stacked_on_a_phone(page: Page) -> None:
 
 
 def test_names_at_the_ends_of_curves_do_not_overlap() -> None:
-    fig, ax = plots.figure()
-    for k, method in enumerate(plots.METHODS):
-        ax.plot([0, 1], [0, 1e-3 * k], label=plots.look(method).label)
-    plots.label_ends(ax)
+    fig, ax = pages.figure()
+    for k, method in enumerate(pages.METHODS):
+        ax.plot([0, 1], [0, 1e-3 * k], label=pages.look(method).label)
+    pages.label_ends(ax)
     fig.draw_without_rendering()
     boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
     assert len(boxes) == 4
@@ -202,7 +202,7 @@ def test_spread_is_the_closest_such_arrangement(ends: np.ndarray, gap: float, se
 def test_table_shows_columns_without_index_and_escapes(page: Page) -> None:
     frame = pd.DataFrame({"<method>": ["a&b", "c"], "error": [1.236, None], "runs": [3, 4]}, index=[7, 8])
     html = page(
-        lambda: plots.table(frame, caption="Error, %", formats={"error": "{:.2f}", "runs": "n={}".format})
+        lambda: pages.table(frame, caption="Error, %", formats={"error": "{:.2f}", "runs": "n={}".format})
     )
     body = re.sub(r"<style.*?</style>", "", html, flags=re.DOTALL)
     assert re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", body) == [
@@ -214,6 +214,6 @@ def test_table_shows_columns_without_index_and_escapes(page: Page) -> None:
 
 
 def test_heat_shows_the_page_at_zero() -> None:
-    assert plots.DIVERGING(0.5)[3] == 0
-    (low, high) = (plots.DIVERGING(0.0), plots.DIVERGING(1.0))
+    assert pages.DIVERGING(0.5)[3] == 0
+    (low, high) = (pages.DIVERGING(0.0), pages.DIVERGING(1.0))
     assert low[3] == high[3] == 1 and low[:3] != high[:3]

@@ -5,7 +5,7 @@ import pandas
 import pytest
 import scipy.stats
 
-from riembn.experiment import stats
+from riembn.evidence import stats
 
 
 def runs(values, **fields):

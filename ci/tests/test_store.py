@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from riembn.experiment import Record, Store, preset, train
+from riembn.experiment import Record, Store, preset
 from riembn.experiment.checkpoint import Checkpoints
 from riembn.experiment.config import digest_of
 from riembn.experiment.files import write_whole
 from riembn.experiment.record import COLUMNS
+from riembn.training import train
 
 CONFIG = preset("vgg-11/digits/sgd-g", epochs=2)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riembn.experiment.stream import balanced_subset, epoch_batches, seed_of, steps_before
+from riembn.training.batch_order import balanced_subset, epoch_batches, seed_of, steps_before
 
 
 def epochs_of(count, **options):

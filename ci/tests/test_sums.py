@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riembn.experiment.sums import Sums
+from riembn.training.sums import Sums
 
 LOSSES = st.lists(st.floats(width=32), min_size=1, max_size=20)
 

@@ -13,8 +13,10 @@ import joblib
 import pytest
 import torch
 
-from riembn.experiment import RunConfig, Store, SweepFailed, grid, loop, preset, sweep, train, workers
+from riembn.experiment import RunConfig, Store, grid, preset
 from riembn.experiment.record import MACHINE
+from riembn.training import SweepFailed, sweep, train, workers
+from riembn.training.loop import loop
 
 
 def tiny(method="sgd-g", **fields):
@@ -186,7 +188,9 @@ def test_runs_are_given_their_devices_and_options(tmp_path, monkeypatch):
 
 DEADLY = """
 import os, signal, sys
-from riembn.experiment import SweepFailed, grid, preset, sweep, workers
+from riembn.experiment import grid
+from riembn.training import SweepFailed, sweep, workers
+from riembn.experiment import preset
 
 def train(config, **options):
     marks = options["store"].path / "tries"
@@ -360,7 +364,9 @@ def test_run_of_another_process_is_waited_for(tmp_path, monkeypatch):
 
 COMMAND = """
 import sys
-from riembn.experiment import grid, preset, sweep
+from riembn.experiment import grid
+from riembn.training import sweep
+from riembn.experiment import preset
 base = preset("vgg-11/digits/sgd-g", width=0.0625, train_size=96, batch_size=32, epochs=2)
 print(len(sweep(grid(base, seed=range(6)), store=sys.argv[1])))
 """

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from riembn.experiment import RunLocked, Store, loop, preset, train
-from riembn.experiment.graphed import GraphedStep
-from riembn.experiment.measure import Probe, probed_steps
+from riembn.experiment import Store, preset
 from riembn.experiment.record import COLUMNS
-from riembn.experiment.sums import Sums
+from riembn.training import RunLocked, train
+from riembn.training.graphed import GraphedStep
+from riembn.training.loop import loop
+from riembn.training.motion import Probe, probed_steps
+from riembn.training.sums import Sums
 
 
 def tiny(method="sgd-g", network="vgg-11", **fields):
@@ -335,7 +337,8 @@ def test_rest_of_an_epoch_is_not_drawn_on_another_kind_of_device(tmp_path, monke
 COMMAND = """
 import sys, torch
 torch.set_num_threads(1)
-from riembn.experiment import RunConfig, Store, train
+from riembn.experiment import RunConfig, Store
+from riembn.training import train
 config = RunConfig(**eval(sys.argv[2]))
 train(config, store=sys.argv[1], checkpoint_minutes=eval(sys.argv[3]))
 """

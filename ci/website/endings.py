@@ -16,7 +16,7 @@ from typing import Any
 import papermill
 from nbformat import NotebookNode
 
-from riembn.chapter import RUNS
+from riembn.pages.chapter import RUNS
 from website.contents import Page
 
 

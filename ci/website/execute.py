@@ -139,7 +139,7 @@ def _keep(target: Path, told: dict[str, Any]) -> None:
 def _environment(root: Path) -> dict[str, Any]:
     """Device, versions and commit, asked of the Python that runs the chapters."""
     ask = (
-        "import json, torch; from riembn.experiment.environment import environment; "
+        "import json, torch; from riembn.training.machine import environment; "
         "print(json.dumps(environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))))"
     )
     answer = subprocess.run(

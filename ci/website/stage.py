@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from riembn.chapter import RUNS
+from riembn.pages.chapter import RUNS
 from website.contents import BookError, Page
 from website.endings import commit, duration, ending, records, runs, seconds, table, used
 from website.execute import executed
@@ -81,7 +81,7 @@ def _filled(root: Path, page: Page, chapters: dict[Page, NotebookNode], profile:
 
 
 def _figure(page: Page, chapters: dict[Page, NotebookNode], chapter: str, name: str) -> str:
-    """A chapter's figure, by the name that its ``plots.show`` gave it."""
+    """A chapter's figure, by the name that its ``pages.show`` gave it."""
     notebooks = [notebook for found, notebook in chapters.items() if found.name == chapter]
     for cell in (cell for notebook in notebooks for cell in notebook.cells):
         for out in cell.get("outputs", []):

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._torchvision import import_torchvision
 from .dataset import Dataset
+from .from_torchvision import import_torchvision
 
 __all__ = ["cifar10", "cifar100", "fashion_mnist", "svhn"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ..geometry import row_count
-from .build import library
+from .c_library import library
 
 __all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
 

@@ -1,4 +1,4 @@
-/* Fused row updates on a CPU, for float and double; compiled by riembn/kernels/build.py, called by cpu.py. */
+/* Fused row updates on a CPU, for float and double; compiled by riembn/kernels/c_library.py, called by cpu.py. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 """The optimizers: float64 reference, SGD-G, Adam-G, PSI-SGD, and one object over two parts of a network."""
 
 from .adam_g import AdamG as AdamG
-from .combine import Combined as Combined
+from .combined import Combined as Combined
 from .orthogonality import orthogonality as orthogonality
 from .orthogonality import orthogonality_grad as orthogonality_grad
 from .psi_sgd import PSISGD as PSISGD

@@ -12,9 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
-from .batches import batches, store
-from .loss_scaling import UNSCALED, LossScaling
-from .row_math import (
+from .rows.arithmetic import (
     RowScalars,
     add_orthogonality,
     clipped_tangent,
@@ -24,8 +22,10 @@ from .row_math import (
     tangents,
     turn,
 )
-from .row_optimizer import RowOptimizer, check_range, chosen_path, layout, takes_on_device
-from .sharded import on_local_rows
+from .rows.base import RowOptimizer, check_range, chosen_path, layout, takes_on_device
+from .rows.lists import batches, store
+from .rows.loss_scaling import UNSCALED, LossScaling
+from .rows.sharded import on_local_rows
 
 __all__ = ["AdamG"]
 

@@ -11,12 +11,12 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import row_view
 from ..kernels import cpu
-from .batches import batches, store
-from .loss_scaling import UNSCALED, LossScaling
 from .reference import SAFE_EXPONENT, SAFE_EXPONENT_FLOAT16
-from .row_math import RowScalars, compute_dtype, fused_batches, largest_entry
-from .row_optimizer import RowOptimizer, check_range, chosen_path, layout
-from .sharded import on_local_rows
+from .rows.arithmetic import RowScalars, compute_dtype, fused_batches, largest_entry
+from .rows.base import RowOptimizer, check_range, chosen_path, layout
+from .rows.lists import batches, store
+from .rows.loss_scaling import UNSCALED, LossScaling
+from .rows.sharded import on_local_rows
 
 __all__ = ["PSISGD"]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from riembn.data._torchvision import import_torchvision
+from riembn.data.from_torchvision import import_torchvision
 from riembn.models import small, vgg, wide_resnet
 
 OUTPUT = "no: reaches the output"

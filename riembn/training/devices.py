@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from ..optim.sharded import cut_as, keep_part, whole
+from ..optim.rows.sharded import cut_as, keep_part, whole
 
 __all__ = ["Devices", "is_first", "joined"]
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .config import RunConfig
-from .store import Store
+from ..experiment.config import RunConfig
+from ..experiment.store import Store
 from .train import RunLocked, train
 
 __all__ = ["OPTIONS", "Ended", "devices", "on_cluster", "on_machine", "processes"]

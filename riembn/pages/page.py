@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from riembn.plots.draw import legend, spread_labels
-from riembn.plots.palette import IN_CSS, STYLE
+from riembn.pages.draw import legend, spread_labels
+from riembn.pages.palette import IN_CSS, STYLE
 
 if TYPE_CHECKING:
     import pandas as pd

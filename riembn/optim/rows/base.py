@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from .. import kernels
-from ..geometry import row_count, row_view
+from ... import kernels
+from ...geometry import row_count, row_view
 from . import joint
+from .arithmetic import compute_dtype
 from .loss_scaling import UNSCALED, LossScaling
-from .row_math import compute_dtype
 from .sharded import is_sharded, local, on_local_rows, placed_as, row_zeros, rows_are_whole, whole
 
 LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from .row_math import compute_dtype
+from .arithmetic import compute_dtype
 
 __all__ = ["UNSCALED", "LossScaling"]
 

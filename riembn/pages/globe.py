@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from riembn.plots.page import _FIGURE_CSS
-from riembn.plots.palette import BLUE, IN_CSS, INK, PAPER
+from riembn.pages.page import _FIGURE_CSS
+from riembn.pages.palette import BLUE, IN_CSS, INK, PAPER
 
 _RADIUS = 200.0  # of the sphere, in units of the drawing
 _GLOBE_CSS = """<style>
@@ -68,7 +68,7 @@ class Globe:
         self._add("plane", np.array(corners), "", **look)
 
     def show(self, *, caption: str, alt: str, name: str) -> None:
-        """Put the sphere on the page; arguments, and what is refused, as for `riembn.plots.show`."""
+        """Put the sphere on the page; arguments, and what is refused, as for `riembn.pages.show`."""
         from IPython.display import display
 
         if not caption.strip() or not alt.strip():

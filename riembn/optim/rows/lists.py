@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..geometry import row_view
-from .row_math import Along, add_orthogonality, compute_dtype
+from ...geometry import row_view
+from .arithmetic import Along, add_orthogonality, compute_dtype
 
 BLOCK = 1 << 20
 """Entries of a piece: so few that every operation but the first finds them in cache, so many that calls are few.

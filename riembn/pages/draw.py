@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import ScaledTranslation
 
-from riembn.plots.palette import DIVERGING, PAPER, STYLE, look
+from riembn.pages.palette import DIVERGING, PAPER, STYLE, look
 
 _WIDTH = 6.8  # inches: the text column of a page
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from riembn.invariance.candidates import candidates
 from riembn.invariance.exact import TINY, TooFewValues
+from riembn.invariance.granularity import TOLERANCE, Weight
 from riembn.invariance.probe import LossError, Probe, one_line
-from riembn.invariance.reason import Reasons
+from riembn.invariance.reasons import Reasons
 from riembn.invariance.report import Split, Verdict
-from riembn.invariance.weight import TOLERANCE, Weight
 
 __all__ = ["split"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ..geometry import from_joint_rows, to_joint_rows
+from ...geometry import from_joint_rows, to_joint_rows
 from .sharded import is_sharded, keep_part, local, placed_as, rows_are_whole, rows_like, stand_in, whole
 
 __all__ = ["as_rows", "pack", "pairs"]

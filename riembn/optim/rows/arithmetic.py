@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..geometry import from_rows, row_view, to_rows
-from ..kernels import cpu, fused
-from .orthogonality import orthogonality_grad
+from ...geometry import from_rows, row_view, to_rows
+from ...kernels import cpu, fused
+from ..orthogonality import orthogonality_grad
 
 if TYPE_CHECKING:
-    from .batches import Batch
+    from .lists import Batch
 
 Along = tuple[int, ...]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..experiment.config import FIELDS
+from ..experiment.presets import method_settings
 from . import stats
-from .config import FIELDS
-from .presets import method_settings
 
 if TYPE_CHECKING:
     import pandas

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from .row_optimizer import RowOptimizer, fill_in, read_by_hooks
+from .rows.base import RowOptimizer, fill_in, read_by_hooks
 
 __all__ = ["Combined"]
 

@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from .invariance import Split, split
 from .optim import PSISGD, SGDG, AdamG, Combined
-from .optim.combine import check_part
+from .optim.combined import check_part
 
 __all__ = ["METHODS", "build_optimizer"]
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import RunConfig
-from .record import Record
-from .store import Store, last_line, tidy
+from ..experiment.config import RunConfig
+from ..experiment.record import Record
+from ..experiment.store import Store, last_line, tidy
 from .workers import OPTIONS, Ended, on_cluster, on_machine
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["SweepFailed", "grid", "sweep"]
+__all__ = ["SweepFailed", "sweep"]
 
 
 class SweepFailed(RuntimeError):
@@ -33,18 +32,6 @@ class SweepFailed(RuntimeError):
             )
         what = f"sweep: {len(errors)} of {total} runs failed, the others are in the store:"
         super().__init__("\n".join([what, *lines]))
-
-
-def grid(config: RunConfig, **values: Iterable[Any]) -> list[RunConfig]:
-    """Every combination of the given values of some fields, the last one varying fastest.
-
-    >>> from riembn import preset
-    >>> start = preset("vgg-11/digits/sgd-g")
-    >>> [(c.grad_clip, c.seed) for c in grid(start, grad_clip=[0.1, None], seed=range(2))]
-    [(0.1, 0), (0.1, 1), (None, 0), (None, 1)]
-    """
-    combinations = itertools.product(*values.values())
-    return [config.replace(**dict(zip(values, combination, strict=True))) for combination in combinations]
 
 
 def sweep(

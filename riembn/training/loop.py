@@ -17,21 +17,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import data, models
-from ..build import build_optimizer
+from ..experiment.checkpoint import Checkpoints
+from ..experiment.config import METHODS, RunConfig
+from ..experiment.record import COLUMNS, Record, rounded
 from ..invariance import split
-from ..kernels.build import library
-from .allocator import keep_freed_memory
+from ..kernels.c_library import library
+from ..methods import build_optimizer
 from .batch_norm import normalize_across
-from .checkpoint import Checkpoints
-from .config import METHODS, RunConfig
-from .curves import curves
+from .batch_order import balanced_subset, epoch_batches, seed_of, steps_before
 from .devices import Devices, gathered, load_model, load_optimizer
-from .environment import environment, peak_memory
+from .freed_memory import keep_freed_memory
 from .graphed import GraphedStep
-from .measure import Probe, probed_steps
-from .record import COLUMNS, Record, rounded
-from .stream import balanced_subset, epoch_batches, seed_of, steps_before
+from .machine import environment, peak_memory
+from .motion import Probe, probed_steps
 from .sums import Sums
+from .tensorboard import curves
 
 __all__ = ["Run"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from .config import RunConfig
+from ..experiment.config import RunConfig
+from ..experiment.record import Record
+from ..experiment.store import Store
 from .devices import joined
 from .loop import Run
-from .record import Record
-from .store import Store
 
 __all__ = ["RunLocked", "train"]
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..geometry import from_rows, row_count, to_rows
-from .orthogonality import orthogonality_grad
-from .row_math import compute_dtype
+from ...geometry import from_rows, row_count, to_rows
+from ..orthogonality import orthogonality_grad
+from .arithmetic import compute_dtype
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor

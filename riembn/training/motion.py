@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..geometry import sphere, to_joint_rows, to_rows
 from ..optim import orthogonality, orthogonality_grad
-from ..optim.sharded import whole
+from ..optim.rows.sharded import whole
 
 __all__ = ["PROBES", "Probe", "probed_steps"]
 

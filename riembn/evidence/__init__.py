@@ -1,0 +1,4 @@
+"""What runs say: intervals and comparisons over seeds, and the verdict on each claim."""
+
+from . import claims as claims
+from . import stats as stats
