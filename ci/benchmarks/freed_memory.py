@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 
 from riembn.training.freed_memory import DECIDE, keep_freed_memory
-from riembn.training.loop import loop
+from riembn.training import loop
 
 from .intervals import median_interval, quartiles
 from .loop_overhead import laptop_run

@@ -10,7 +10,7 @@ from riembn.__main__ import main
 from riembn.experiment import Store, preset
 from riembn.experiment.config import FIELDS
 from riembn.training import train
-from riembn.training.loop import loop
+from riembn.training import loop
 
 TINY = ["--width", "0.0625", "--train-size", "96", "--batch-size", "32", "--epochs", "1"]
 SMALL = {"width": 0.0625, "train_size": 96, "batch_size": 32, "epochs": 1}

@@ -18,7 +18,7 @@ from riembn.models.layers import BatchNorm
 from riembn.training import RunLocked, train
 from riembn.training.batch_norm import normalize_across
 from riembn.training.devices import Devices
-from riembn.training.loop import loop
+from riembn.training import loop
 
 pytestmark = pytest.mark.xdist_group("distributed")  # one pair of processes at a time
 

@@ -16,7 +16,7 @@ import torch
 from riembn.experiment import RunConfig, Store, grid, preset
 from riembn.experiment.record import MACHINE
 from riembn.training import SweepFailed, sweep, train, workers
-from riembn.training.loop import loop
+from riembn.training import loop
 
 
 def tiny(method="sgd-g", **fields):

@@ -15,7 +15,7 @@ from riembn.experiment import Store, preset
 from riembn.experiment.record import COLUMNS
 from riembn.training import RunLocked, train
 from riembn.training.graphed import GraphedStep
-from riembn.training.loop import loop
+from riembn.training import loop
 from riembn.training.motion import Probe, probed_steps
 from riembn.training.sums import Sums
 
