@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "adam-g": dict(
         optimizer=AdamG, lr=0.05, betas=(0.9, 0.99), eps=1e-8, grad_clip=0.1, alpha=0.0, rest_lr=0.01
     ),
-    # The rates are this project's choice: the paper's own were not at hand.
+    # This project's rate; Yi (2022, supplement, Table 3) has 0.1 with momentum 0.9, and 1.0 without.
     "psi-sgd": dict(optimizer=PSISGD, lr=0.05, momentum=0.9, rest_lr=0.01),
 }
 """What `build_optimizer` knows, and the values it uses where the caller gives none."""

@@ -35,7 +35,7 @@ class PSISGD(RowOptimizer):
 
     Args:
         params: As for `SGDG`; rows keep their scale.
-        lr: Learning rate, in radians per radian of gradient; it has no scale of the weights in it.
+        lr: Learning rate, in radians per unit slope (loss per radian); it has no scale of the weights in it.
         momentum: Share of the last step that is kept, in [0, 1).
         foreach: As for `SGDG`.
         fused: As for `SGDG`.
@@ -51,8 +51,9 @@ class PSISGD(RowOptimizer):
     change the length; there is none. Only weights that really are scale-invariant belong here (`riembn.split`).
     State: ``momentum_buffer`` in the parameter's shape, none with ``momentum=0``.
 
-    Source: Yi (2022), arXiv:2101.02916, by its abstract (the full text was not at hand); the update is derived
-    in the book's chapter on the PSI manifold.
+    Source: Yi (2022), PMLR 180:1128-1137, Equation 10; with momentum Equation 11 and Algorithm 1, whose last line is
+    misprinted. The paper, too, neither projects nor transports the momentum. The powers of two are ours: the paper
+    normalizes a row whose norm exceeds 10,000.
     """
 
     unit_rows = False

@@ -5,7 +5,7 @@ chapters walk through them. Nothing here is in a hurry: vectors are 1-D float64 
 
 Sources: Cho and Lee (2017), arXiv:1709.09603, Algorithms for SGD-G and Adam-G as their TensorFlow release runs
 them (the release renormalizes the weight vector at each step and keeps the learning rate inside the momentum);
-PSI-SGD after the abstract of Yi (2022), arXiv:2101.02916, its update derived in the chapter on the PSI manifold.
+PSI-SGD after Yi (2022), PMLR 180:1128-1137, Equations 10 and 11; the powers of two are ours.
 """
 
 from __future__ import annotations
