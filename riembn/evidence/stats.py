@@ -1,87 +1,32 @@
-"""What do a few seeds allow to say about a difference?
+"""What do a few seeds allow to say about a difference? Tables over seeds: means, comparisons, verdicts.
 
-Intervals have 95 % confidence unless told otherwise. With fewer than ten values they are Student's t
-intervals of the mean: with three to eight seeds a bootstrap interval that says 95 % covers 76 to 90 % of
-normal errors (`ci/tests/test_stats.py` measures it at three), because so few values cannot be resampled into
-what was not seen. From ten values on they are percentile bootstrap intervals, seeded. Where a seed is missing
-nothing is computed.
+Intervals have 95 % confidence unless told otherwise, each for itself, and are Student's for means. Where a seed is
+missing nothing is computed. What varies within an interval is the seed alone: initial weights, order of the images,
+augmentation. The images are the same in every run, so nothing is said of other training sets.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+from .intervals import Difference, Interval, difference, holm, interval, smallest_detectable
+from .verdicts import NOT_ASKED, Question, decide, settle
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Interval", "at_end", "compare", "holm", "interval", "summarize"]
-
-FEWEST_RESAMPLED = 10
-RESAMPLES = 9999
-ROUNDING = 1e-6  # of a difference, relative to the values: records keep seven digits of each
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate from ``n`` values and the interval around it; ``kind`` is ``t`` or ``bootstrap``."""
-
-    estimate: float
-    low: float
-    high: float
-    n: int
-    kind: str
-
-
-def interval(
-    values: Sequence[float],
-    *,
-    statistic: Literal["mean", "median"] = "mean",
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """The mean or median of some values, with its interval.
-
-    Args:
-        values: At least two finite numbers, one a seed.
-        statistic: What is estimated. Of fewer than ten values the interval is that of the mean either way,
-            which is the median's too if errors are symmetric.
-        confidence: Between 0 and 1.
-        seed: Of the bootstrap.
-
-    Raises:
-        ValueError: If there are fewer than two values, or one is not finite.
-    """
-    import numpy
-    from scipy import stats
-
-    sample = numpy.asarray(values, dtype=float)
-    if sample.ndim != 1 or len(sample) < 2 or not numpy.isfinite(sample).all():
-        raise ValueError(
-            f"interval: {list(values)!r} has no spread to go by; give two or more finite numbers."
-        )
-    if statistic not in ("mean", "median") or not 0 < confidence < 1:
-        raise ValueError(
-            f"interval: statistic={statistic!r}, confidence={confidence!r}; give mean or median, 0 to 1."
-        )
-    function: Callable[..., Any] = numpy.mean if statistic == "mean" else numpy.median
-    estimate = float(function(sample))
-    if len(sample) < FEWEST_RESAMPLED:
-        half = (
-            stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
-        )
-        return Interval(estimate, float(sample.mean() - half), float(sample.mean() + half), len(sample), "t")
-    found = stats.bootstrap(
-        (sample,),
-        function,
-        confidence_level=confidence,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=numpy.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(estimate, float(found.low), float(found.high), len(sample), "bootstrap")
+__all__ = [
+    "Interval",
+    "at_end",
+    "compare",
+    "decide",
+    "holm",
+    "interval",
+    "smallest_detectable",
+    "summarize",
+]
 
 
 def at_end(frame: pandas.DataFrame, *, diverged: dict[str, float] | None = None) -> pandas.DataFrame:
@@ -114,7 +59,7 @@ def summarize(
     *,
     by: str | Sequence[str],
     value: str = "test_error",
-    statistic: Literal["mean", "median"] = "median",
+    statistic: Literal["mean", "median"] = "mean",
     seeds: Sequence[int] | None = None,
     confidence: float = 0.95,
 ) -> pandas.DataFrame:
@@ -160,36 +105,44 @@ def compare(
     baseline: Any,
     within: str | Sequence[str] = (),
     value: str = "test_error",
+    asked: Mapping[str, Collection[Any]] | None = None,
+    less_is_better: bool = True,
+    margin: float | None = None,
     seeds: Sequence[int] | None = None,
     confidence: float = 0.95,
 ) -> pandas.DataFrame:
-    """Each method against a baseline, seed by seed: equal seeds share initial weights and order of the data.
+    """Each group against a baseline, seed by seed: equal seeds share initial weights and order of the data.
 
     Args:
         frame: One row a run, as `at_end` gives, or of one epoch.
         by: The field whose values are compared, e.g. ``method``.
         baseline: Its value that the others are compared with.
         within: Fields whose combinations are compared apart, e.g. ``["network", "dataset"]``.
-        value: The column to compare; less is better.
+        value: The column to compare.
+        asked: Which comparisons a claim is about, e.g. ``{"grad_clip": [math.inf]}``: only these are corrected and
+            decided. None: all.
+        less_is_better: Whether the smaller value is the better one.
+        margin: Differences below it do not matter: a comparison that shows so is *equivalent within* it.
         seeds: The seeds every group must have; None: those that any group has.
-        confidence: Of the intervals.
+        confidence: Of the intervals, each for itself.
 
     Returns:
-        One row a comparison: ``within``, ``by``, ``n``; ``difference`` (mean over seeds, minus the baseline),
-        ``low``, ``high``, ``interval``; ``improved``, the share of seeds that were better (a tie counts
-        half), with Clopper and Pearson's ``improved_low`` and ``improved_high``; ``p`` of the paired t test,
-        and ``p_holm``, corrected for all rows of this table. Differences that are equal to rounding do not say
-        how far they spread: their interval is infinite, and their p is 1.
+        One row a comparison: ``within``, ``by``, ``n``; ``difference`` (mean over seeds, minus the baseline), ``sd``
+        (of the paired differences), ``low``, ``high``; ``p`` of the paired t test; ``p_holm``, corrected for all that
+        is asked; ``detectable``, the true difference that such a design finds with a probability of 80 %, corrected
+        alike; ``verdict``: better, worse, equivalent within the margin, undecided, or not asked (then the two columns
+        before it are NaN). Differences that are equal to rounding do not say how far they spread: their interval is
+        infinite, and their p is 1.
 
     Raises:
-        ValueError: If a group lacks a seed or has one twice, or the baseline is missing.
+        ValueError: If a group lacks a seed or has one twice, or the baseline or what is asked is missing.
     """
     import pandas
-    from scipy import stats
 
     fields = [*_listed(within), by]
     groups = _by_seed(frame, fields, value, seeds, "compare")
-    rows = []
+    cells: list[dict[str, Any]] = []
+    found: list[Difference] = []
     for group, values in groups.items():
         if group[-1] == baseline:
             continue
@@ -198,49 +151,27 @@ def compare(
             raise ValueError(
                 f"compare: no runs of the baseline {by}={baseline!r} for {cell}; sweep them first."
             )
-        reference = groups[(*group[:-1], baseline)]
-        difference = values - reference
-        found = interval(list(difference), confidence=confidence)
-        better = float((difference < 0).sum() + 0.5 * (difference == 0).sum())
-        # A tie counts half; rounding the count down and up keeps the interval on the cautious side.
-        low = stats.binomtest(math.floor(better), found.n).proportion_ci(confidence).low
-        high = stats.binomtest(math.ceil(better), found.n).proportion_ci(confidence).high
-        spread = difference.std(ddof=1) > ROUNDING * max(values.abs().max(), reference.abs().max())
-        rows.append(
-            {
-                **cell,
-                "n": found.n,
-                "difference": found.estimate,
-                "low": found.low if spread else -math.inf,
-                "high": found.high if spread else math.inf,
-                "interval": found.kind,
-                "improved": better / found.n,
-                "improved_low": float(low),
-                "improved_high": float(high),
-                "p": float(stats.ttest_1samp(difference, 0.0).pvalue) if spread else 1.0,
-            }
+        cells.append(cell)
+        found.append(
+            difference(list(values), list(groups[(*group[:-1], baseline)]), confidence=confidence)
         )
-    if not rows:
+    if not cells:
         raise ValueError(f"compare: nothing to compare with {by}={baseline!r}; {by} has no other value.")
-    table = pandas.DataFrame(rows)
-    return table.assign(p_holm=holm(list(table["p"])))
+    table = pandas.DataFrame(
+        [{**cell, **dataclasses.asdict(d)} for cell, d in zip(cells, found, strict=True)]
+    )
+    places = [place for place, cell in enumerate(cells) if _is_asked(cell, asked or {})]
+    if not places:
+        raise ValueError(f"compare: no comparison is asked by {asked!r}; the fields are {', '.join(fields)}.")
+    question = Question("difference", margin, less_is_better)
+    settled = settle([found[place] for place in places], [question] * len(places))
+    answers = pandas.DataFrame([dataclasses.asdict(one) for one in settled], index=places)
+    answers = answers[["p_holm", "detectable", "verdict"]].reindex(table.index)
+    return table.join(answers.fillna({"verdict": NOT_ASKED}))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number, so that all of a table's claims hold together.
-
-    The k-th smallest of m is multiplied by m - k + 1, none falls below a smaller one's, and 1 is the most.
-
-    Source: S. Holm (1979), "A simple sequentially rejective multiple test procedure".
-    """
-    if any(not 0 <= p <= 1 for p in p_values):
-        raise ValueError(f"holm: {list(p_values)!r} are not all p-values; give numbers from 0 to 1.")
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
-        corrected[place] = largest
-    return corrected
+def _is_asked(cell: Mapping[str, Any], asked: Mapping[str, Collection[Any]]) -> bool:
+    return all(cell.get(name) in values for name, values in asked.items())
 
 
 def _by_seed(

@@ -1,0 +1,204 @@
+"""Intervals, p-values and power for the mean of a few values, one a seed.
+
+The interval of a mean is Student's at every number of values, and so is the test, so that the two never contradict
+each other. A bootstrap is taken for the median alone: for a mean its percentile interval of nominally 95 % covers 77 %
+of normal errors at three values and 90 % at ten, against Student's 95 % (`ci/tests/test_stats.py` measures both).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["LEVEL", "POWER", "Difference", "Interval", "difference", "holm", "interval", "smallest_detectable"]
+
+LEVEL = 0.05  # chance of a false statement, for all comparisons that are corrected together
+POWER = 0.8  # chance that an effect of the smallest detectable size is seen
+FEWEST_RESAMPLED = 10
+RESAMPLES = 9999
+ROUNDING = 1e-6  # of a difference, relative to the values: records keep seven digits of each
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate from ``n`` values and the interval around it; ``kind`` is ``t`` or ``bootstrap``."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    kind: str
+
+
+def interval(
+    values: Sequence[float],
+    *,
+    statistic: Literal["mean", "median"] = "mean",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The mean of some values with Student's interval, or their median with a percentile bootstrap interval.
+
+    Args:
+        values: At least two finite numbers, one a seed; for the median at least ten.
+        statistic: What is estimated.
+        confidence: Between 0 and 1.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If there are too few values, or one is not finite.
+    """
+    import numpy
+    from scipy import stats
+
+    sample = numpy.asarray(values, dtype=float)
+    if sample.ndim != 1 or len(sample) < 2 or not numpy.isfinite(sample).all():
+        raise ValueError(
+            f"interval: {list(values)!r} has no spread to go by; give two or more finite numbers."
+        )
+    if statistic not in ("mean", "median") or not 0 < confidence < 1:
+        raise ValueError(
+            f"interval: statistic={statistic!r}, confidence={confidence!r}; give mean or median, 0 to 1."
+        )
+    if statistic == "mean":
+        mean = float(sample.mean())
+        quantile = stats.t.ppf((1 + confidence) / 2, len(sample) - 1)
+        half = float(quantile * sample.std(ddof=1) / math.sqrt(len(sample)))
+        return Interval(mean, mean - half, mean + half, len(sample), "t")
+    if len(sample) < FEWEST_RESAMPLED:
+        raise ValueError(
+            f"interval: the median of {len(sample)} values has no interval that covers; "
+            f"give {FEWEST_RESAMPLED} or more, or ask for the mean."
+        )
+    found = stats.bootstrap(
+        (sample,),
+        numpy.median,
+        confidence_level=confidence,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=numpy.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(numpy.median(sample)), float(found.low), float(found.high), len(sample), "bootstrap")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of ``n`` paired differences, their standard deviation, Student's interval, and the paired p-value.
+
+    Differences that are equal to rounding do not say how far they spread: then the interval is infinite, and the
+    p-value is 1.
+    """
+
+    n: int
+    difference: float
+    sd: float
+    low: float
+    high: float
+    p: float
+
+    def p_within(self, margin: float) -> float:
+        """P-value of "the true difference lies outside ±margin": small if the two are equivalent (TOST).
+
+        Source: D. J. Schuirmann (1987), "A comparison of the two one-sided tests procedure".
+        """
+        return max(self.p_below(margin), self._beyond(-margin - self.difference))
+
+    def p_below(self, margin: float) -> float:
+        """P-value of "the true difference is at least margin": small if it is less, whichever its sign."""
+        return self._beyond(self.difference - margin)
+
+    def p_above(self, margin: float) -> float:
+        """P-value of "the true difference is at most margin": small if it is more."""
+        return self._beyond(margin - self.difference)
+
+    def p_outside(self, margin: float) -> float:
+        """P-value of "the true difference lies within ±margin": small if it is larger than that."""
+        return self._beyond(margin - abs(self.difference))
+
+    def _beyond(self, excess: float) -> float:
+        """P-value of a one-sided test whose statistic is -excess; nothing is known without a spread."""
+        from scipy import stats
+
+        if not math.isfinite(self.low):
+            return 1.0
+        return float(stats.t.cdf(excess * math.sqrt(self.n) / self.sd, self.n - 1))
+
+
+def difference(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Difference:
+    """The mean of ``values - baseline``, pair by pair.
+
+    Raises:
+        ValueError: If there are fewer than two pairs, or something is not finite.
+    """
+    import numpy
+    from scipy import stats
+
+    first, second = (numpy.asarray(side, dtype=float) for side in (values, baseline))
+    if first.shape != second.shape:
+        raise ValueError(f"difference: {len(first)} values and {len(second)} of the baseline; give pairs.")
+    found = interval(list(first - second), confidence=confidence)
+    sd = float((first - second).std(ddof=1))
+    if sd <= ROUNDING * max(abs(first).max(), abs(second).max()):
+        return Difference(found.n, found.estimate, sd, -math.inf, math.inf, 1.0)
+    p = float(stats.ttest_1samp(first - second, 0.0).pvalue)
+    return Difference(found.n, found.estimate, sd, found.low, found.high, p)
+
+
+def smallest_detectable(
+    n: int, sd: float = 1.0, comparisons: int = 1, *, power: float = POWER, level: float = LEVEL
+) -> float:
+    """The true difference that a paired t test of n seeds finds with a probability of 80 %.
+
+    Args:
+        n: Seeds, at least two.
+        sd: Standard deviation of the paired differences; the result is in its unit.
+        comparisons: How many are corrected together: the level is divided by it, which is what Holm's method asks
+            of the smallest p-value.
+        power: Probability of finding it.
+        level: Of the two-sided test before correction.
+
+    Raises:
+        ValueError: If n is below 2, comparisons below 1, or power not between level and 1.
+    """
+    if n < 2 or comparisons < 1 or not level < power < 1:
+        raise ValueError(
+            f"smallest_detectable: n={n}, comparisons={comparisons}, power={power}; "
+            f"give n of 2 or more, comparisons of 1 or more, power between {level:g} and 1."
+        )
+    return sd * _detectable_shift(n, level / comparisons, power) / math.sqrt(n)
+
+
+@functools.lru_cache
+def _detectable_shift(n: int, level: float, power: float) -> float:
+    """The noncentrality at which a two-sided t test has some power; the tail on the wrong side is left out."""
+    from scipy import optimize, stats
+
+    critical = float(stats.t.ppf(1 - level / 2, n - 1))
+
+    def missing(shift: float) -> float:
+        return float(stats.nct.sf(critical, n - 1, shift)) - power
+
+    most = critical + 10.0
+    while missing(most) < 0:
+        most *= 2
+    return float(optimize.brentq(missing, 0.0, most))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number, so that all that is decided by them holds together.
+
+    The k-th smallest of m is multiplied by m - k + 1, none falls below a smaller one's, and 1 is the most.
+
+    Source: S. Holm (1979), "A simple sequentially rejective multiple test procedure".
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError(f"holm: {list(p_values)!r} are not all p-values; give numbers from 0 to 1.")
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, p_values[place] * (len(p_values) - rank)))
+        corrected[place] = largest
+    return corrected
