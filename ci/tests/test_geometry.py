@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riembn.geometry import from_rows, grassmann, row_count, row_view, sphere, to_rows
+from riembn.geometry import Layout, from_rows, grassmann, sphere, to_rows
 
 MANIFOLDS = [sphere, grassmann]
 
@@ -209,9 +209,9 @@ LAYOUTS = [
 def test_rows_are_a_bijection(shape, layout, count):
     weight = torch.randn(shape)
     rows = to_rows(weight, **layout)
-    assert rows.shape == (count, weight.numel() // count) and row_count(weight, **layout) == count
+    assert rows.shape == (count, weight.numel() // count) and Layout(**layout).row_count(weight) == count
     assert torch.equal(from_rows(rows, weight, **layout), weight)
-    view, along = row_view(weight, **layout)
+    view, along = Layout(**layout).view(weight)
     assert view.data_ptr() == weight.data_ptr()
     torch.testing.assert_close(view.square().sum(along).flatten(), rows.square().sum(1))
 
@@ -244,3 +244,18 @@ def test_rows_of_a_transposed_convolution_make_its_output_channels(seed, sizes):
 def test_a_layout_that_does_not_fit_is_refused(shape, layout, message):
     with pytest.raises(ValueError, match=message):
         to_rows(torch.ones(shape), **layout)
+
+
+@pytest.mark.parametrize(
+    "shape, layout, sizes",
+    [
+        ((6, 3), Layout(), [1, 2, 3, None]),
+        ((1, 3), Layout(), [1]),
+        ((4, 3, 2), Layout(1, 2), [1, 3, None]),  # 2 channels would cut across the groups of 3
+        ((3, 2, 2), Layout(1, 3), [1, 2, None]),
+    ],
+)
+def test_granularities_are_those_that_fit(shape, layout, sizes):
+    found = layout.granularities(torch.ones(shape))
+    assert [g.channels_per_row for g in found] == sizes
+    assert [g.rows(torch.ones(shape)).numel() for g in found] == [math.prod(shape)] * len(sizes)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import riembn
-from riembn.geometry import from_joint_rows, row_count, to_joint_rows
+from riembn.geometry import Layout
 from riembn.optim import PSISGD, SGDG, AdamG, reference
 from riembn.training.motion import Probe
 
@@ -19,25 +19,25 @@ METHODS = {
 }
 # shape of the weight, its layout, and its output channels of one vector as slices of weight and bias
 PAIRS = [
-    ((5, 7), dict(row_dim=0, conv_groups=1, channels_per_row=1), 5),
-    ((4, 3, 3, 3), dict(row_dim=0, conv_groups=1, channels_per_row=2), 4),
-    ((6, 4, 3, 3), dict(row_dim=1, conv_groups=2, channels_per_row=1), 8),
-    ((3, 2, 2), dict(row_dim=0, conv_groups=1, channels_per_row=None), 3),
-    ((2, 1), dict(row_dim=0, conv_groups=1, channels_per_row=1), 2),
+    ((5, 7), Layout(row_dim=0, conv_groups=1, channels_per_row=1), 5),
+    ((4, 3, 3, 3), Layout(row_dim=0, conv_groups=1, channels_per_row=2), 4),
+    ((6, 4, 3, 3), Layout(row_dim=1, conv_groups=2, channels_per_row=1), 8),
+    ((3, 2, 2), Layout(row_dim=0, conv_groups=1, channels_per_row=None), 3),
+    ((2, 1), Layout(row_dim=0, conv_groups=1, channels_per_row=1), 2),
 ]
-MATRIX = dict(row_dim=0, conv_groups=1, channels_per_row=1)
+MATRIX = Layout()
 FOREACH = [True, False, None]
 
 
 def channels_first(weight, layout):
     """Output channels along dimension 0, each flat: by hand, for the layouts above."""
-    if layout["row_dim"] == 1:
-        return weight.unflatten(0, (layout["conv_groups"], -1)).movedim(2, 1).flatten(0, 1).flatten(1)
+    if layout.row_dim == 1:
+        return weight.unflatten(0, (layout.conv_groups, -1)).movedim(2, 1).flatten(0, 1).flatten(1)
     return weight.flatten(1)
 
 
 def by_hand(weight, bias, layout):
-    flat, size = channels_first(weight, layout), layout["channels_per_row"] or len(bias)
+    flat, size = channels_first(weight, layout), layout.channels_per_row or len(bias)
     vectors = [
         torch.cat([flat[i : i + size].flatten(), bias[i : i + size]]) for i in range(0, len(bias), size)
     ]
@@ -55,7 +55,7 @@ def pairs(dtype, seed=0):
 
 def groups(found):
     return [
-        {"params": list(pair), "joint": True, **layout}
+        {"params": list(pair), "joint": True, **layout._asdict()}
         for pair, (_, layout, _) in zip(found, PAIRS, strict=True)
     ]
 
@@ -82,10 +82,10 @@ def images(seed=0):
 @pytest.mark.parametrize("shape, layout, channels", PAIRS)
 def test_joint_rows_are_those_by_hand_and_come_back(shape, layout, channels):
     weight, bias = torch.randn(shape), torch.randn(channels)
-    rows = to_joint_rows(weight, bias, **layout)
+    rows = layout.rows(weight, bias)
     assert torch.equal(rows, by_hand(weight, bias, layout))
-    assert len(rows) == row_count(weight, **layout)
-    again = from_joint_rows(rows, weight, bias, **layout)
+    assert len(rows) == layout.row_count(weight)
+    again = layout.tensors(rows, weight, bias)
     assert torch.equal(again[0], weight) and torch.equal(again[1], bias)
 
 
@@ -140,7 +140,7 @@ def test_split_finds_pairs_and_their_gradient_has_no_radial_part(whole):
     for module in twin.modules():
         if hasattr(module, "eps"):
             module.eps = 1e-20
-    layout = {k: joint[k] for k in MATRIX}
+    layout = Layout.of(joint)
 
     def loss():
         return twin(images().double()).log_softmax(1)[:, 0].sum()
@@ -148,8 +148,8 @@ def test_split_finds_pairs_and_their_gradient_has_no_radial_part(whole):
     before = loss()
     before.backward()
     for layer in (twin[0], twin[5]):
-        rows = to_joint_rows(layer.weight.detach(), layer.bias.detach(), **layout)
-        grads = to_joint_rows(layer.weight.grad, layer.bias.grad, **layout)
+        rows = layout.rows(layer.weight.detach(), layer.bias.detach())
+        grads = layout.rows(layer.weight.grad, layer.bias.grad)
         assert float(((rows * grads).sum(1) / (rows.norm(dim=1) * grads.norm(dim=1))).abs().max()) < 1e-12
         assert (
             float((layer.weight.detach() * layer.weight.grad).sum().abs()) > 1e-6
@@ -157,7 +157,7 @@ def test_split_finds_pairs_and_their_gradient_has_no_radial_part(whole):
         factors = torch.linspace(0.5, 9.0, len(rows), dtype=torch.float64)[:, None]
         for p, moved in zip(
             layer.parameters(),
-            from_joint_rows(rows * factors, layer.weight, layer.bias, **layout),
+            layout.tensors(rows * factors, layer.weight, layer.bias),
             strict=True,
         ):
             p.data.copy_(moved)
@@ -182,7 +182,7 @@ def test_training_keeps_joint_rows_on_the_sphere_and_learns(method):
         optimizer.step()
         losses.append(loss.item())
     for layer in (model[0], model[5]) if method != "psi-sgd" else ():
-        lengths = to_joint_rows(layer.weight.detach(), layer.bias.detach()).norm(dim=1)
+        lengths = Layout().rows(layer.weight.detach(), layer.bias.detach()).norm(dim=1)
         torch.testing.assert_close(lengths, torch.ones(8))
         assert float(layer.bias.detach().abs().max()) > 1e-3
     assert losses[-1] < losses[0] / 2
@@ -280,7 +280,7 @@ def test_pair_without_gradient_stays_and_a_missing_bias_gradient_is_zero(optimiz
     assert all(torch.equal(a, b) for a, b in zip(found[0], before[0], strict=True))
     assert not optimizer.state.get(found[0][0])
     before[1][0].grad, before[1][1].grad = found[1][0].grad, torch.zeros_like(before[1][1])
-    optimizer_class([{"params": before[1], "joint": True, **PAIRS[1][1]}], lr=0.1).step()
+    optimizer_class([{"params": before[1], "joint": True, **PAIRS[1][1]._asdict()}], lr=0.1).step()
     assert all(torch.allclose(a, b, rtol=1e-14) for a, b in zip(found[1], before[1], strict=True))
 
 
@@ -324,13 +324,13 @@ def test_probe_sees_joint_rows():
     optimizer = SGDG(found.groups(), lr=0.1)
     probe = Probe(found.groups(), grad_clip=0.1, alpha=0.0)
     model(x).square().sum().backward()
-    before = to_joint_rows(model[0].weight.detach(), model[0].bias.detach())
+    before = Layout().rows(model[0].weight.detach(), model[0].bias.detach())
     probe.before_step()
     optimizer.step()
     probe.after_step()
     assert probe.state(0.1, unit_free=True)["weight_norm"] == pytest.approx(1, abs=1e-6)
     angle = probe.motion()["angle"]
-    after = to_joint_rows(model[0].weight.detach(), model[0].bias.detach())
+    after = Layout().rows(model[0].weight.detach(), model[0].bias.detach())
     turned = torch.acos((before * after).sum(1).clamp(-1, 1))
     assert angle is not None and float(turned.max()) < 0.011 and 0 < angle < 0.011
 

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from riembn.geometry import Layout
 from riembn.kernels import c_library, cpu
 from riembn.optim import PSISGD, SGDG, AdamG
 
-CHANNEL = dict(row_dim=0, conv_groups=1, channels_per_row=1)
+CHANNEL = Layout()
 OPTIMIZERS = [(SGDG, {}), (AdamG, {}), (PSISGD, dict(lr=0.05, momentum=0.9)), (PSISGD, dict(lr=0.05))]
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler on this machine"
@@ -28,8 +29,8 @@ def test_the_library_compiles_and_takes_ordinary_weights():
         torch.randn(3, 4).double(),
     ):
         assert cpu.takes(p.detach(), CHANNEL)
-    assert cpu.takes(torch.randn(4, 3), dict(CHANNEL, channels_per_row=2))
-    assert cpu.takes(torch.randn(4, 3), dict(row_dim=1, conv_groups=1, channels_per_row=None))
+    assert cpu.takes(torch.randn(4, 3), Layout(channels_per_row=2))
+    assert cpu.takes(torch.randn(4, 3), Layout(row_dim=1, conv_groups=1, channels_per_row=None))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_the_library_compiles_and_takes_ordinary_weights():
         (torch.randn(4, 6)[:, ::2], CHANNEL),  # gaps
         (torch.randn(4, 6).T, CHANNEL),  # rows not contiguous
         (torch.randn(4, 6).bfloat16(), CHANNEL),
-        (torch.randn(4, 6, 3, 3), dict(CHANNEL, row_dim=1)),
+        (torch.randn(4, 6, 3, 3), Layout(row_dim=1)),
         (torch.randn(4, 6, device="meta"), CHANNEL),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from riembn.geometry import row_view, to_rows
+from riembn.geometry import Layout, to_rows
 from riembn.optim import PSISGD, SGDG, AdamG, orthogonality, orthogonality_grad, reference
 from riembn.optim.rows import lists
 from riembn.optim.rows.arithmetic import clipped_tangent
@@ -63,9 +63,9 @@ def run_against_reference(method, dtype, steps, tolerance, foreach, scale=1.0, a
         grads = random_grads(params, generator, scale)
         for i, (p, g) in enumerate(zip(params, grads, strict=True)):
             if method == "psi-sgd" and p.numel():  # as the gradient of a scale-invariant loss would be
-                w, along = row_view(expected[i], **WEIGHTS[i][1])
+                w, along = Layout(**WEIGHTS[i][1]).view(expected[i])
                 square = w.square().sum(along, keepdim=True)
-                radial, _ = row_view(g, **WEIGHTS[i][1])
+                radial, _ = Layout(**WEIGHTS[i][1]).view(g)
                 radial.sub_((radial * w).sum(along, keepdim=True) / square * w).div_(square.sqrt())
             p.grad = g.to(dtype)
             expected[i], states[i] = reference.step_rows(
@@ -452,7 +452,7 @@ def test_state_moves_between_paths(method, before, after):
 def test_row_view_covers_to_rows():
     for shape, layout in WEIGHTS:
         w = torch.randn(shape)
-        view, along = row_view(w, **layout)
+        view, along = Layout(**layout).view(w)
         norms = torch.linalg.vector_norm(view, dim=along).flatten()
         torch.testing.assert_close(norms, to_rows(w, **layout).norm(dim=1))
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from riembn.geometry import Layout
 from riembn.kernels import cpu, cuda
 from riembn.optim import PSISGD, SGDG, AdamG, Combined, reference
 from riembn.optim.sgd_g import sgd_g
@@ -22,7 +23,7 @@ from riembn.optim.sgd_g import sgd_g
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"  # without a GPU conftest.py has Triton interpret its kernels
-CHANNEL = dict(row_dim=0, conv_groups=1, channels_per_row=1)
+CHANNEL = Layout()
 METHODS = {
     "sgd-g": (SGDG, dict(lr=0.2, momentum=0.9, grad_clip=0.1)),
     "adam-g": (AdamG, dict(lr=0.05, betas=(0.9, 0.99), eps=1e-8, grad_clip=0.1)),
@@ -33,11 +34,11 @@ ON_SPHERE = ["sgd-g", "adam-g"]
 WEIGHTS = {
     "sizes of every kind": ([(5, 7), (3, 64), (2, 130), (1, 1), (0, 3), (1, 1030)], CHANNEL),
     "convolutions": ([(3, 2, 3, 3), (5, 1, 3, 3), (4, 8, 1, 1)], CHANNEL),
-    "transposed convolution": ([(4, 6, 3, 3)], dict(CHANNEL, row_dim=1)),
-    "its groups": ([(6, 4, 3, 3)], dict(CHANNEL, row_dim=1, conv_groups=2)),
-    "its blocks": ([(6, 4, 3, 3)], dict(row_dim=1, conv_groups=2, channels_per_row=2)),
-    "blocks of channels": ([(6, 5)], dict(CHANNEL, channels_per_row=3)),
-    "one vector": ([(3, 2, 2)], dict(CHANNEL, channels_per_row=None)),
+    "transposed convolution": ([(4, 6, 3, 3)], Layout(row_dim=1)),
+    "its groups": ([(6, 4, 3, 3)], Layout(row_dim=1, conv_groups=2)),
+    "its blocks": ([(6, 4, 3, 3)], Layout(row_dim=1, conv_groups=2, channels_per_row=2)),
+    "blocks of channels": ([(6, 5)], Layout(channels_per_row=3)),
+    "one vector": ([(3, 2, 2)], Layout(channels_per_row=None)),
 }
 
 
@@ -83,7 +84,7 @@ def against_reference(
     optimizer_class, options = METHODS[method]
     options = {**options, **changes}
     params, generator = make(shapes, dtype, memory_format=memory_format)
-    optimizer = optimizer_class([{"params": params, **layout}], **options)
+    optimizer = optimizer_class([{"params": params, **layout._asdict()}], **options)
     assert not params or optimizer._step_supports_amp_scaling  # that is, the kernels take all
     expected = [p.detach().double().cpu() for p in params]
     states = [{} for _ in params]
@@ -94,7 +95,7 @@ def against_reference(
                 g += radial * expected[i]
             p.grad = (size * g).to(p)
             expected[i], states[i] = reference.step_rows(
-                method, expected[i], p.grad.double().cpu(), states[i], t=t, **layout, **options
+                method, expected[i], p.grad.double().cpu(), states[i], t=t, **layout._asdict(), **options
             )
         before = [p.grad.clone() for p in params]
         optimizer.step()

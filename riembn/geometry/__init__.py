@@ -2,9 +2,6 @@
 
 from . import grassmann as grassmann
 from . import sphere as sphere
-from .rows import from_joint_rows as from_joint_rows
+from .rows import Layout as Layout
 from .rows import from_rows as from_rows
-from .rows import row_count as row_count
-from .rows import row_view as row_view
-from .rows import to_joint_rows as to_joint_rows
 from .rows import to_rows as to_rows

@@ -1,6 +1,7 @@
 """How a weight tensor is read as a stack of weight vectors, one a row.
 
-A layout is three plain values, so that it can live in an optimizer's param group and in its state dict:
+`Layout` names the three values that say it. They are plain, so that they can live in an optimizer's param group and
+in its state dict, under these names:
 
 ``row_dim``
     The dimension of the output channels: 0 for linear layers and convolutions, 1 for transposed convolutions.
@@ -17,42 +18,141 @@ Where only weight and bias together are one vector, its bias entries stand behin
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["from_joint_rows", "from_rows", "row_count", "row_view", "to_joint_rows", "to_rows"]
+__all__ = ["Layout", "from_rows", "to_rows"]
 
 
-def row_view(
-    weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The tensor with its dimensions parted into those that number the rows and those that run along one.
+class Layout(NamedTuple):
+    """How the weight vectors of a tensor lie in it; the three values are as the module says.
 
-    Args:
-        weight: Any tensor of two or more dimensions; the layout's three values are as the module says.
-
-    Returns:
-        A view of ``weight``, whatever its strides, and the dimensions of that view to reduce over (with
-        ``keepdim=True``, so that the result broadcasts) to get one value a row.
-
-    Raises:
-        ValueError: If the tensor has fewer than two dimensions or does not divide into such rows.
+    Every method raises ValueError if the tensor has fewer than two dimensions or does not divide into such rows.
     """
-    channels = _channels(weight, row_dim, conv_groups, channels_per_row)
-    if channels_per_row is None:
-        return weight, tuple(range(weight.dim()))
-    if conv_groups == 1:
-        view = weight.unflatten(row_dim, (channels // channels_per_row, channels_per_row))
-        kept = {row_dim}
-    elif channels // conv_groups % channels_per_row == 0:
-        # (in, out/groups, ...) -> (groups, in/groups, rows, per row, ...)
-        view = weight.unflatten(1, (-1, channels_per_row)).unflatten(0, (conv_groups, -1))
-        kept = {0, 2}
-    else:  # a row spans several groups of the convolution
-        view = weight.unflatten(0, (channels // channels_per_row, -1))
-        kept = {0}
-    return view, tuple(d for d in range(view.dim()) if d not in kept)
+
+    row_dim: int = 0
+    conv_groups: int = 1
+    channels_per_row: int | None = 1
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Layout:
+        """The layout that a param group names; what it leaves out has its default."""
+        return cls(**{key: group[key] for key in cls._fields if key in group})
+
+    def view(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The tensor with its dimensions parted into those that number the rows and those that run along one.
+
+        Returns:
+            A view of ``weight``, whatever its strides, and the dimensions of that view to reduce over (with
+            ``keepdim=True``, so that the result broadcasts) to get one value a row.
+        """
+        channels, size = self.channels(weight), self.channels_per_row
+        if size is None:
+            return weight, tuple(range(weight.dim()))
+        if self.conv_groups == 1:
+            view = weight.unflatten(self.row_dim, (channels // size, size))
+            kept = {self.row_dim}
+        elif channels // self.conv_groups % size == 0:
+            # (in, out/groups, ...) -> (groups, in/groups, rows, per row, ...)
+            view = weight.unflatten(1, (-1, size)).unflatten(0, (self.conv_groups, -1))
+            kept = {0, 2}
+        else:  # a row spans several groups of the convolution
+            view = weight.unflatten(0, (channels // size, -1))
+            kept = {0}
+        return view, tuple(d for d in range(view.dim()) if d not in kept)
+
+    def row_count(self, weight: Tensor) -> int:
+        """How many weight vectors the tensor holds."""
+        channels = self.channels(weight)
+        return 1 if self.channels_per_row is None else channels // self.channels_per_row
+
+    def rows(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The weight vectors, each followed by its entries of ``bias`` if that is given, as the rows of a matrix.
+
+        Args:
+            weight: Any tensor of two or more dimensions.
+            bias: One entry an output channel, shape ``(channels,)``.
+
+        Returns:
+            Shape ``(rows, fan_in)``, a view of ``weight`` where its strides allow, else a copy; with a bias
+            ``(rows, fan_in + channels a row)``, always a copy.
+        """
+        view, along = self.view(weight)
+        numbering = [d for d in range(view.dim()) if d not in along]
+        count = math.prod([view.shape[d] for d in numbering])
+        fan_in = math.prod([view.shape[d] for d in along])
+        rows = view.permute(*numbering, *along).reshape(count, fan_in)
+        if bias is None:
+            return rows
+        channels = self.channels(weight)
+        if tuple(bias.shape) != (channels,):
+            raise ValueError(
+                f"Layout.rows: a bias of shape {tuple(bias.shape)} does not belong to a weight of shape "
+                f"{tuple(weight.shape)} with {channels} output channels; give one entry a channel."
+            )
+        return torch.cat([rows, bias.reshape(count, self.channels_per_row or channels)], dim=1)
+
+    def tensors(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The inverse of `rows`: weight, and bias if there is one; the tensors given are only looked at.
+
+        Returns:
+            Tensors of ``weight``'s and of ``bias``'s shape; views of ``rows`` where strides allow.
+        """
+        if bias is not None:
+            of_weight, of_bias = rows.tensor_split([rows.shape[1] - bias.numel() // max(len(rows), 1)], dim=1)
+            return *self.tensors(of_weight, weight), of_bias.reshape(bias.shape)
+        view, along = self.view(weight)
+        order = [*(d for d in range(view.dim()) if d not in along), *along]
+        unpermuted = rows.reshape([view.shape[d] for d in order]).permute(
+            *map(order.index, range(view.dim()))
+        )
+        return (unpermuted.reshape(weight.shape),)
+
+    def granularities(self, weight: Tensor) -> list[Layout]:
+        """This layout with every number of channels a row that fits, from one channel to the whole tensor."""
+        channels = weight.shape[self.row_dim] * self.conv_groups
+        sizes: list[int | None] = [k for k in range(1, channels) if channels % k == 0 and self._parts(weight, k)]
+        return [self._replace(channels_per_row=size) for size in ([*sizes, None] if channels > 1 else [1])]
+
+    def channels(self, weight: Tensor) -> int:
+        """Output channels over all groups, once the layout is known to fit."""
+        row_dim, conv_groups, size = self
+        shape = tuple(weight.shape)
+        if weight.dim() < 2:
+            raise ValueError(
+                f"Layout: a weight of shape {shape} is no stack of weight vectors, which has two or more "
+                "dimensions; leave biases and normalization scales to another optimizer."
+            )
+        if not 0 <= row_dim < weight.dim():
+            raise ValueError(f"Layout: row_dim={row_dim} is no dimension of a weight of shape {shape}.")
+        if conv_groups < 1 or (conv_groups > 1 and (row_dim != 1 or shape[0] % conv_groups)):
+            raise ValueError(
+                f"Layout: conv_groups={conv_groups} with row_dim={row_dim} does not fit a weight of shape {shape}; "
+                "it is for transposed convolutions (row_dim=1), whose dimension 0 it divides."
+            )
+        in_group, channels = shape[row_dim], shape[row_dim] * conv_groups
+        if size is None:
+            return channels
+        if size < 1 or channels % size:
+            raise ValueError(
+                f"Layout: the {channels} output channels of a weight of shape {shape} do not divide "
+                f"into rows of channels_per_row={size}; give a divisor, or None for one row."
+            )
+        if not self._parts(weight, size):
+            raise ValueError(
+                f"Layout: rows of channels_per_row={size} cut across the {conv_groups} groups of "
+                f"{in_group} output channels of a weight of shape {shape}; give a divisor or a "
+                f"multiple of {in_group}."
+            )
+        return channels
+
+    def _parts(self, weight: Tensor, size: int) -> bool:
+        """Whether rows of ``size`` channels part the groups of a transposed convolution, or join whole ones."""
+        in_group = weight.shape[self.row_dim]
+        return self.conv_groups == 1 or not in_group % size or not size % in_group
 
 
 def to_rows(
@@ -69,13 +169,7 @@ def to_rows(
     Raises:
         ValueError: If the tensor has fewer than two dimensions or does not divide into such rows.
     """
-    view, along = row_view(
-        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
-    )
-    numbering = [d for d in range(view.dim()) if d not in along]
-    rows = math.prod([view.shape[d] for d in numbering])
-    fan_in = math.prod([view.shape[d] for d in along])
-    return view.permute(*numbering, *along).reshape(rows, fan_in)
+    return Layout(row_dim, conv_groups, channels_per_row).rows(weight)
 
 
 def from_rows(
@@ -95,97 +189,4 @@ def from_rows(
     Returns:
         A tensor of ``weight``'s shape; a view of ``rows`` where strides allow.
     """
-    view, along = row_view(
-        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
-    )
-    order = [*(d for d in range(view.dim()) if d not in along), *along]
-    unpermuted = rows.reshape([view.shape[d] for d in order]).permute(*map(order.index, range(view.dim())))
-    return unpermuted.reshape(weight.shape)
-
-
-def to_joint_rows(
-    weight: Tensor, bias: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
-) -> Tensor:
-    """The vectors of a weight, each followed by the entries of the bias that its channels have.
-
-    Args:
-        weight: As for `to_rows`, the layout's three values too.
-        bias: Shape ``(channels,)``, one entry an output channel of ``weight``.
-
-    Returns:
-        Shape ``(rows, fan_in + channels a row)``, always a copy.
-
-    Raises:
-        ValueError: As `to_rows`; if the bias does not have one entry a channel.
-    """
-    rows = to_rows(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
-    channels = _channels(weight, row_dim, conv_groups, channels_per_row)
-    if tuple(bias.shape) != (channels,):
-        raise ValueError(
-            f"to_joint_rows: a bias of shape {tuple(bias.shape)} does not belong to a weight of shape "
-            f"{tuple(weight.shape)} with {channels} output channels; give one entry a channel."
-        )
-    return torch.cat([rows, bias.reshape(len(rows), channels_per_row or channels)], dim=1)
-
-
-def from_joint_rows(
-    rows: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    row_dim: int = 0,
-    conv_groups: int = 1,
-    channels_per_row: int | None = 1,
-) -> tuple[Tensor, Tensor]:
-    """The inverse of `to_joint_rows`: weight and bias from their rows; the tensors given are only looked at.
-
-    Returns:
-        Tensors of ``weight``'s and of ``bias``'s shape; views of ``rows`` where strides allow.
-    """
-    of_weight, of_bias = rows.tensor_split([rows.shape[1] - bias.numel() // max(len(rows), 1)], dim=1)
-    return (
-        from_rows(
-            of_weight, weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
-        ),
-        of_bias.reshape(bias.shape),
-    )
-
-
-def row_count(
-    weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
-) -> int:
-    """How many weight vectors `to_rows` gives; arguments and errors are the same."""
-    channels = _channels(weight, row_dim, conv_groups, channels_per_row)
-    return 1 if channels_per_row is None else channels // channels_per_row
-
-
-def _channels(weight: Tensor, row_dim: int, conv_groups: int, channels_per_row: int | None) -> int:
-    """Output channels over all groups, once the layout is known to fit."""
-    shape = tuple(weight.shape)
-    if weight.dim() < 2:
-        raise ValueError(
-            f"row_view: a weight of shape {shape} is no stack of weight vectors, which has two or more "
-            "dimensions; leave biases and normalization scales to another optimizer."
-        )
-    if not 0 <= row_dim < weight.dim():
-        raise ValueError(f"row_view: row_dim={row_dim} is no dimension of a weight of shape {shape}.")
-    if conv_groups < 1 or (conv_groups > 1 and (row_dim != 1 or shape[0] % conv_groups)):
-        raise ValueError(
-            f"row_view: conv_groups={conv_groups} with row_dim={row_dim} does not fit a weight of shape {shape}; "
-            "it is for transposed convolutions (row_dim=1), whose dimension 0 it divides."
-        )
-    in_group, channels = shape[row_dim], shape[row_dim] * conv_groups
-    if channels_per_row is None:
-        return channels
-    if channels_per_row < 1 or channels % channels_per_row:
-        raise ValueError(
-            f"row_view: the {channels} output channels of a weight of shape {shape} do not divide "
-            f"into rows of channels_per_row={channels_per_row}; give a divisor, or None for one row."
-        )
-    if conv_groups > 1 and in_group % channels_per_row and channels_per_row % in_group:
-        raise ValueError(
-            f"row_view: rows of channels_per_row={channels_per_row} cut across the {conv_groups} groups of "
-            f"{in_group} output channels of a weight of shape {shape}; give a divisor or a "
-            f"multiple of {in_group}."
-        )
-    return channels
+    return Layout(row_dim, conv_groups, channels_per_row).tensors(rows, weight)[0]

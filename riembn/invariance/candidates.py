@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from riembn.geometry.rows import from_joint_rows, from_rows, to_joint_rows, to_rows
+from riembn.geometry import Layout
 
-__all__ = ["Candidate", "Layout", "candidates"]
+__all__ = ["Candidate", "candidates"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LINEAR = (nn.Linear, nn.Embedding, nn.EmbeddingBag)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the weight vectors lie in a tensor, in the words of `riembn.geometry.rows`."""
-
-    row_dim: int = 0
-    conv_groups: int = 1
-    channels_per_row: int | None = 1
-
-    def channels(self, weight: Tensor) -> int:
-        """Output channels of ``weight``."""
-        return weight.shape[self.row_dim] * self.conv_groups
-
-    def rows(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The weight vectors, each with its entries of ``bias`` if that is given, as the rows of a matrix."""
-        return to_rows(weight, **vars(self)) if bias is None else to_joint_rows(weight, bias, **vars(self))
-
-    def tensors(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The inverse of `rows`: weight, and bias if there is one."""
-        if bias is None:
-            return (from_rows(rows, weight, **vars(self)),)
-        return from_joint_rows(rows, weight, bias, **vars(self))
-
-    def granularities(self, weight: Tensor) -> list[Layout]:
-        """This layout with every number of channels to a vector, from one channel to the whole tensor."""
-        channels = self.channels(weight)
-        divisors = [k for k in range(1, channels) if channels % k == 0] or [1]
-        sizes: list[int | None] = [*divisors, None] if channels > 1 else [1]
-        return [replace(self, channels_per_row=size) for size in sizes]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-from riembn.invariance.candidates import Candidate, Layout
+from riembn.geometry import Layout
+from riembn.invariance.candidates import Candidate
 from riembn.invariance.probe import Probe
 
 __all__ = ["TOLERANCE", "Weight"]
@@ -164,7 +165,7 @@ class Weight:
 
     def _gather(self, layout: Layout, joint: bool, size: bool) -> Tensor:
         """⟨w, ∂L/∂w⟩ of every vector, or the sum of its absolute terms."""
-        channel = replace(layout, channels_per_row=1)
+        channel = layout._replace(channels_per_row=1)
         if (channel, joint, size) not in self._sums:
             names = (self.name, self.candidate.bias) if joint and self.candidate.bias else (self.name,)
             terms = [(self.values[n].detach() * self.gradients[n]).contiguous() for n in names]

@@ -120,11 +120,11 @@ def _judge(
         return {name: Verdict(name, weight.own[name], False, refusal, error, own_eps)}
     reason, rows = f"in front of {reasons.normalization(name)}", len(layout.rows(weight.values[name]))
     bias = next(iter(weight.names[1:]), "")
-    alone = Verdict(name, weight.own[name], True, reason, error, own_eps, **vars(layout), rows=rows)
+    alone = Verdict(name, weight.own[name], True, reason, error, own_eps, **layout._asdict(), rows=rows)
     if not bias:
         return {name: alone}
     shared = replace(alone, reason=f"{reason}, together with its bias", partner=bias)
-    of_bias = Verdict(bias, weight.own[bias], True, f"joint with {name}", partner=name, **vars(layout))
+    of_bias = Verdict(bias, weight.own[bias], True, f"joint with {name}", partner=name, **layout._asdict())
     return {name: shared, bias: of_bias}
 
 
@@ -205,6 +205,6 @@ def _paper(model: nn.Module) -> Iterator[Verdict]:
         chosen = fan_in > fan_out
         reason = f"fan-in {fan_in} {'>' if chosen else '≤'} fan-out {fan_out}"
         if chosen:
-            yield Verdict(name, parameter, True, reason, **vars(layout), rows=fan_out)
+            yield Verdict(name, parameter, True, reason, **layout._asdict(), rows=fan_out)
         else:
             yield Verdict(name, parameter, False, reason)

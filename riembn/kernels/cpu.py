@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..geometry import row_count
+from ..geometry import Layout
 from .c_library import library
 
 __all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
@@ -21,13 +21,13 @@ TAKEN = "float32 or float64 on a CPU, rows contiguous along dimension 0, and a C
 _SUFFIX = {torch.float32: "float", torch.float64: "double"}
 
 
-def takes(p: Tensor, layout: dict[str, Any]) -> bool:
+def takes(p: Tensor, layout: Layout) -> bool:
     """Whether the fused step can work on ``p``: float32 or float64 on a CPU, its rows one after the other."""
     return (
         p.is_cpu
         and p.dtype in _SUFFIX
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
-        and _rows(p.shape, p.stride(), **layout) is not None
+        and _rows(p.shape, p.stride(), layout) is not None
         and library() is not None
     )
 
@@ -36,7 +36,7 @@ def sgd_g(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float,
     momentum: float,
     grad_clip: float | None,
@@ -54,7 +54,7 @@ def adam_g(
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
     rates: Sequence[float],
-    layout: dict[str, Any],
+    layout: Layout,
     betas: tuple[float, float],
     eps: float,
     grad_clip: float | None,
@@ -74,7 +74,7 @@ def psi_sgd(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor] | None,
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float,
     momentum: float,
 ) -> None:
@@ -93,9 +93,9 @@ class _Tables:
         params: Sequence[Tensor],
         grads: Sequence[Tensor],
         moments: Sequence[Tensor] | None,
-        layout: dict[str, Any],
+        layout: Layout,
     ) -> None:
-        found = [_rows(p.shape, p.stride(), **layout) for p in params]
+        found = [_rows(p.shape, p.stride(), layout) for p in params]
         rows, fan_in = zip(*(size for size in found if size is not None), strict=True)
         integers = ctypes.c_int64 * len(params)
         self.sizes = ctypes.c_int64(len(params)), integers(*rows), integers(*fan_in)
@@ -141,14 +141,12 @@ def _bound(grad_clip: float | None) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _rows(
-    shape: torch.Size, stride: tuple[int, ...], row_dim: int, conv_groups: int, channels_per_row: int | None
-) -> tuple[int, int] | None:
+def _rows(shape: torch.Size, stride: tuple[int, ...], layout: Layout) -> tuple[int, int] | None:
     """Rows and fan-in of a weight whose rows lie one after the other; None if they do not.
 
     Kept for each shape: at every step and for every weight, working it out costs as much as a small weight's step.
     """
-    if row_dim != 0 and channels_per_row is not None:
+    if layout.row_dim != 0 and layout.channels_per_row is not None:
         return None
     expected = 1
     for size, step in sorted(zip(shape[1:], stride[1:], strict=True), key=lambda d: (d[1], d[0])):
@@ -159,5 +157,5 @@ def _rows(
     if shape[0] > 1 and stride[0] != expected:
         return None
     weight = torch.empty(shape, device="meta")
-    rows = row_count(weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row)
+    rows = layout.row_count(weight)
     return rows, weight.numel() // max(rows, 1)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from .strides import Geometry, geometry
+from ..geometry import Layout
+from .strides import Strides, strides
 
 __all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
 
@@ -35,7 +36,7 @@ PIECE = (2048, 1, 8)
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def takes(p: Tensor, layout: dict[str, Any]) -> bool:
+def takes(p: Tensor, layout: Layout) -> bool:
     """Whether the fused step can work on ``p``: on a CUDA device, its rows two strides or fewer each way."""
     return (
         p.is_cuda
@@ -50,7 +51,7 @@ def sgd_g(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,
@@ -75,7 +76,7 @@ def adam_g(
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
     steps: Sequence[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
@@ -94,7 +95,7 @@ def psi_sgd(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor] | None,
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
     grad_scale: Tensor | None = None,
@@ -124,7 +125,7 @@ def _launch(name: str, columns: Sequence[Sequence[Tensor]], *arguments: Any, **f
 def _launch_here(
     name: str,
     columns: Sequence[Sequence[Tensor]],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
@@ -175,13 +176,9 @@ def _compiles_for(device: torch.device) -> bool:
     return known and _kernels() is not None
 
 
-def _fits(p: Tensor, layout: dict[str, Any]) -> bool:
-    found = geometry(p.shape, p.stride(), *_three(layout))
+def _fits(p: Tensor, layout: Layout) -> bool:
+    found = strides(p.shape, p.stride(), layout)
     return found is not None and found.fan_in <= LONGEST
-
-
-def _three(layout: dict[str, Any]) -> tuple[int, int, int | None]:
-    return layout["row_dim"], layout["conv_groups"], layout["channels_per_row"]
 
 
 class _Batch(NamedTuple):
@@ -211,12 +208,12 @@ _plans: dict[Any, _Plan] = {}
 _MANY = 64  # plans, and tables of addresses a plan, that are kept; a training loop needs one of each
 
 
-def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dict[str, Any]) -> _Plan:
+def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: Layout) -> _Plan:
     # Every step asks, for every tensor: lists, which are faster than generators.
     params, *others = columns[:3]
     kinds = [(p.shape, p.stride(), p.dtype) for p in params]
     kept = [[(t.stride(), t.dtype) for t in column] for column in others]
-    key = device, *_three(layout), PIECE, *TILES, *kinds, *(kind for column in kept for kind in column)
+    key = device, layout, PIECE, *TILES, *kinds, *(kind for column in kept for kind in column)
     if key not in _plans:
         if _capturing(device):
             raise RuntimeError(
@@ -229,17 +226,17 @@ def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dic
     return _plans[key]
 
 
-def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: dict[str, Any]) -> _Plan:
+def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: Layout) -> _Plan:
     foreign: list[tuple[int, int]] = []
     dtypes = [[t.dtype for t in column] for column in columns]
-    by_launch: dict[Any, list[tuple[int, Geometry]]] = {}
+    by_launch: dict[Any, list[tuple[int, Strides]]] = {}
     for i, (p, *rest) in enumerate(zip(*columns, strict=True)):
         for c, t in enumerate(rest, start=1):
             if c == 2 or t.dtype not in _TYPES:
                 dtypes[c][i] = torch.float32
             if not _same_order(p, t) or dtypes[c][i] != t.dtype:
                 foreign.append((c, i))
-        found = geometry(p.shape, p.stride(), *_three(layout))
+        found = strides(p.shape, p.stride(), layout)
         assert found is not None  # `takes` has said so
         tile = next((tile for tile in TILES if found.fan_in <= tile[0]), None)
         types = _TYPES[p.dtype], _TYPES[dtypes[1][i]]

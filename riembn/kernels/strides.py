@@ -1,4 +1,4 @@
-"""Where do the entries of a row lie in memory? Two strides for rows and two for entries, or the kernels leave it."""
+"""Where the entries of a row lie in memory: two strides for rows and two for entries, or the kernels leave it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 
-from ..geometry import row_view
+from ..geometry import Layout
 
-__all__ = ["Geometry", "geometry"]
+__all__ = ["Strides", "strides"]
 
 
-class Geometry(NamedTuple):
+class Strides(NamedTuple):
     """Where the entries of a weight lie: entry e of row r is at its row's two strides plus its own two."""
 
     rows: int
@@ -31,16 +31,12 @@ class Geometry(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def geometry(
-    shape: torch.Size, stride: tuple[int, ...], row_dim: int, conv_groups: int, channels_per_row: int | None
-) -> Geometry | None:
+def strides(shape: torch.Size, stride: tuple[int, ...], layout: Layout) -> Strides | None:
     """Rows and strides of a weight; None where they need more than two strides each, or overlap."""
     weight = torch.empty_strided(shape, stride, device="meta")
     if not weight.numel():
         return None
-    view, along = row_view(
-        weight, row_dim=row_dim, conv_groups=conv_groups, channels_per_row=channels_per_row
-    )
+    view, along = layout.view(weight)
     dims = [(view.shape[d], view.stride(d), d in along) for d in range(view.dim()) if view.shape[d] > 1]
     reach = 0
     for size, step, _ in sorted(dims, key=lambda dim: dim[1]):
@@ -54,7 +50,7 @@ def geometry(
         return None
     (row_outer, row_outer_stride), (row_inner, row_stride) = [(1, 0)] * (2 - len(numbering)) + numbering
     (entry_outer, entry_outer_stride), (entry_inner, entry_stride) = [(1, 0)] * (2 - len(entries)) + entries
-    return Geometry(
+    return Strides(
         rows, fan_in, row_inner, row_outer_stride, row_stride or fan_in,
         entry_inner, entry_outer_stride, entry_stride or 1,
     )  # fmt: skip

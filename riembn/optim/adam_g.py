@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..geometry import row_view
+from ..geometry import Layout
 from ..kernels import cpu
 from .rows.arithmetic import (
     RowScalars,
@@ -22,7 +22,7 @@ from .rows.arithmetic import (
     tangents,
     turn,
 )
-from .rows.base import RowOptimizer, check_range, chosen_path, layout, takes_on_device
+from .rows.base import RowOptimizer, check_range, chosen_path, takes_on_device
 from .rows.lists import batches, store
 from .rows.loss_scaling import UNSCALED, LossScaling
 from .rows.sharded import on_local_rows
@@ -114,7 +114,7 @@ class AdamG(RowOptimizer):
             [self._state(p, "exp_avg") for p in params],
             [self._row_state(p, "exp_avg_sq", group) for p in params],
             self._steps(params, group, scaling),
-            layout=layout(group),
+            layout=Layout.of(group),
             foreach=group["foreach"],
             fused=group["fused"],
             scaling=scaling,
@@ -155,7 +155,7 @@ def adam_g(
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
     *,
-    layout: dict[str, Any],
+    layout: Layout,
     foreach: bool | None = None,
     fused: bool | None = None,
     scaling: LossScaling = UNSCALED,
@@ -182,7 +182,7 @@ def _single_tensor_adam_g(
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
@@ -191,11 +191,11 @@ def _single_tensor_adam_g(
 ) -> None:
     beta1, beta2 = betas
     for p, grad, exp_avg, exp_avg_sq, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-        weight, along = row_view(p, **layout)
-        m, _ = row_view(exp_avg, **layout)
+        weight, along = layout.view(p)
+        m, _ = layout.view(exp_avg)
         y = weight.to(m.dtype)
         y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
-        g = row_view(grad, **layout)[0].to(m.dtype)
+        g = layout.view(grad)[0].to(m.dtype)
         if alpha:
             g = g + orthogonality_term(y, p, alpha, layout)
 
@@ -219,7 +219,7 @@ def _multi_tensor_adam_g(
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
@@ -255,7 +255,7 @@ def _fused_adam_g(
     exp_avgs: list[Tensor],
     exp_avg_sqs: list[Tensor],
     steps: list[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..geometry import row_view
+from ..geometry import Layout
 from ..kernels import cpu
 from .reference import SAFE_EXPONENT, SAFE_EXPONENT_FLOAT16
 from .rows.arithmetic import RowScalars, compute_dtype, fused_batches, largest_entry
-from .rows.base import RowOptimizer, check_range, chosen_path, layout
+from .rows.base import RowOptimizer, check_range, chosen_path
 from .rows.lists import batches, store
 from .rows.loss_scaling import UNSCALED, LossScaling
 from .rows.sharded import on_local_rows
@@ -83,7 +83,7 @@ class PSISGD(RowOptimizer):
             params,
             grads,
             [self._state(p, "momentum_buffer") for p in params] if momentum else None,
-            layout=layout(group),
+            layout=Layout.of(group),
             foreach=group["foreach"],
             fused=group["fused"],
             scaling=scaling,
@@ -98,7 +98,7 @@ def psi_sgd(
     grads: list[Tensor],
     momentum_buffers: list[Tensor] | None,
     *,
-    layout: dict[str, Any],
+    layout: Layout,
     foreach: bool | None = None,
     fused: bool | None = None,
     scaling: LossScaling = UNSCALED,
@@ -118,20 +118,20 @@ def _single_tensor_psi_sgd(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor] | None,
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
 ) -> None:
     for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
-        weight, along = row_view(p, **layout)
+        weight, along = layout.view(p)
         dtype = compute_dtype(p.dtype)
         w = weight.to(dtype)
         scale = _rescue(largest_entry(w, along), p.dtype)
         w = w * scale
-        g = row_view(grad, **layout)[0].to(dtype) / scale
+        g = layout.view(grad)[0].to(dtype) / scale
         step = -lr * w.square().sum(along, keepdim=True) * g
         if momentum_buffers is not None:
-            m, _ = row_view(momentum_buffers[i], **layout)
+            m, _ = layout.view(momentum_buffers[i])
             step = m.mul_(momentum * scale).add_(step)
         weight.copy_(w + step)
 
@@ -140,7 +140,7 @@ def _multi_tensor_psi_sgd(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor] | None,
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
 ) -> None:
@@ -167,7 +167,7 @@ def _fused_psi_sgd(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor] | None,
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
     scaling: LossScaling,

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..geometry import from_rows, sphere, to_rows
+from ..geometry import Layout, sphere
 
 __all__ = ["adam_g", "clip", "orthogonality", "orthogonality_grad", "psi_sgd", "sgd_g", "step_rows"]
 
@@ -122,13 +122,13 @@ def step_rows(
     Returns:
         The new weight and the new state, float64, in the shapes the optimizers use.
     """
-    layout = {"row_dim": row_dim, "conv_groups": conv_groups, "channels_per_row": channels_per_row}
-    rows, grads = (to_rows(x.detach().double(), **layout).clone() for x in (weight, grad))  # type: ignore[arg-type]
+    layout = Layout(row_dim, conv_groups, channels_per_row)
+    rows, grads = (layout.rows(x.detach().double()).clone() for x in (weight, grad))
     if alpha and len(rows):
         grads += orthogonality_grad(torch.stack([w / _norm(w) for w in rows]), alpha)
     key = "exp_avg" if method == "adam-g" else "momentum_buffer"
     first = state[key].double() if key in state else torch.zeros_like(weight, dtype=torch.float64)
-    moments = to_rows(first, **layout).clone()  # type: ignore[arg-type]
+    moments = layout.rows(first).clone()
     second = state["exp_avg_sq"].double().clone() if "exp_avg_sq" in state else rows.new_zeros(len(rows))
     for i in range(len(rows)):
         if method == "sgd-g":
@@ -147,10 +147,10 @@ def step_rows(
             rows[i], moments[i] = psi_sgd(rows[i], grads[i], moments[i], **options)  # type: ignore[arg-type]
         else:
             raise ValueError(f"step_rows: no method {method!r}; there are 'sgd-g', 'adam-g' and 'psi-sgd'.")
-    after = {key: from_rows(moments, weight, **layout)}  # type: ignore[arg-type]
+    after = {key: layout.tensors(moments, weight)[0]}
     if method == "adam-g":
         after["exp_avg_sq"] = second
-    return from_rows(rows, weight, **layout), after  # type: ignore[arg-type]
+    return layout.tensors(rows, weight)[0], after
 
 
 def _norm(x: Tensor) -> float:

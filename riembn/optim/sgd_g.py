@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..geometry import row_view
+from ..geometry import Layout
 from ..kernels import cpu
 from .rows.arithmetic import (
     RowScalars,
@@ -22,7 +22,7 @@ from .rows.arithmetic import (
     tangents,
     turn,
 )
-from .rows.base import RowOptimizer, check_range, chosen_path, layout
+from .rows.base import RowOptimizer, check_range, chosen_path
 from .rows.lists import batches, store
 from .rows.loss_scaling import UNSCALED, LossScaling
 from .rows.sharded import on_local_rows
@@ -119,7 +119,7 @@ class SGDG(RowOptimizer):
             params,
             grads,
             [self._state(p, "momentum_buffer") for p in params],
-            layout=layout(group),
+            layout=Layout.of(group),
             foreach=group["foreach"],
             fused=group["fused"],
             scaling=scaling,
@@ -136,7 +136,7 @@ def sgd_g(
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
     *,
-    layout: dict[str, Any],
+    layout: Layout,
     foreach: bool | None = None,
     fused: bool | None = None,
     scaling: LossScaling = UNSCALED,
@@ -160,18 +160,18 @@ def _single_tensor_sgd_g(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,
     alpha: float,
 ) -> None:
     for p, grad, buffer in zip(params, grads, momentum_buffers, strict=True):
-        weight, along = row_view(p, **layout)
-        tau, _ = row_view(buffer, **layout)
+        weight, along = layout.view(p)
+        tau, _ = layout.view(buffer)
         y = weight.to(tau.dtype)
         y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
-        g = row_view(grad, **layout)[0].to(tau.dtype)
+        g = layout.view(grad)[0].to(tau.dtype)
         if alpha:
             g = g + orthogonality_term(y, p, alpha, layout)
 
@@ -187,7 +187,7 @@ def _multi_tensor_sgd_g(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,
@@ -214,7 +214,7 @@ def _fused_sgd_g(
     params: list[Tensor],
     grads: list[Tensor],
     momentum_buffers: list[Tensor],
-    layout: dict[str, Any],
+    layout: Layout,
     lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,

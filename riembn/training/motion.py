@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..geometry import sphere, to_joint_rows, to_rows
+from ..geometry import Layout, sphere
 from ..optim import orthogonality, orthogonality_grad
 from ..optim.rows.sharded import whole
 
 __all__ = ["PROBES", "Probe", "probed_steps"]
 
 PROBES = 8  # steps an epoch at which the motion is measured
-
-_LAYOUT = ("row_dim", "conv_groups", "channels_per_row")
 
 
 def probed_steps(steps: int) -> set[int]:
@@ -39,9 +37,9 @@ class Probe:
     """
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], *, grad_clip: float | None, alpha: float) -> None:
-        self._weights: list[tuple[Sequence[Tensor], dict[str, Any]]] = []  # a weight, or one with its bias
+        self._weights: list[tuple[Sequence[Tensor], Layout]] = []  # a weight, or one with its bias
         for group in groups:
-            layout, params = {key: group[key] for key in _LAYOUT if key in group}, list(group["params"])
+            layout, params = Layout.of(group), list(group["params"])
             own = zip(params[::2], params[1::2], strict=True) if group.get("joint") else zip(params)
             self._weights += [(tensors, layout) for tensors in own]
         self._grad_clip = grad_clip
@@ -124,14 +122,13 @@ class Probe:
             "cosine": math.sqrt(float(overlap) / pairs) if pairs else None,
         }
 
-    def _directions(self, tensors: Sequence[Tensor], layout: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _directions(self, tensors: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
         """Unit rows and their norms before, shapes ``(rows, fan_in)`` and ``(rows, 1)``."""
         rows = _rows([p.detach() for p in tensors], layout).float()
         norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
         return rows / norm, norm
 
 
-def _rows(tensors: Sequence[Tensor], layout: dict[str, Any]) -> Tensor:
+def _rows(tensors: Sequence[Tensor], layout: Layout) -> Tensor:
     """The vectors of a weight, or those that it makes up with its bias."""
-    tensors = [whole(t) for t in tensors]
-    return to_joint_rows(*tensors, **layout) if len(tensors) > 1 else to_rows(*tensors, **layout)
+    return layout.rows(*(whole(t) for t in tensors))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...geometry import from_rows, row_view, to_rows
+from ...geometry import Layout
 from ...kernels import cpu, fused
 from ..orthogonality import orthogonality_grad
 
@@ -164,7 +164,7 @@ def turn(batch: Batch, rows: RowScalars, vs: Sequence[Tensor], *coefficients: Te
 
 
 def fused_batches(
-    params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Sequence[Any]], layout: dict[str, Any]
+    params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Sequence[Any]], layout: Layout
 ) -> tuple[list[tuple[Any, list[list[Any]]]], list[list[Any]]]:
     """Which weights the fused steps take, with their gradients and states, and which are left.
 
@@ -192,7 +192,7 @@ def add_orthogonality(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     alpha: float,
-    layout: dict[str, Any],
+    layout: Layout,
     grad_scale: Tensor | None = None,
 ) -> list[Tensor]:
     """The gradients plus those of L^O at the unit rows of the parameters (times ``grad_scale``, as theirs are).
@@ -201,7 +201,7 @@ def add_orthogonality(
     (`torch.set_float32_matmul_precision`).
     """
     shared: dict[Any, list[int]] = {}
-    rows = [to_rows(p, **layout).to(compute_dtype(p.dtype)) for p in params]
+    rows = [layout.rows(p).to(compute_dtype(p.dtype)) for p in params]
     for i, y in enumerate(rows):
         # On a CPU one product of large matrices takes all cores, and joining them only costs.
         alone = i if y.device.type == "cpu" and y.numel() > 2**14 else None
@@ -215,14 +215,14 @@ def add_orthogonality(
         if grad_scale is not None:
             terms *= grad_scale.to(terms.device)
         for i, term in zip(members, terms, strict=True):
-            summed[i] = grads[i] + from_rows(term, params[i], **layout)
+            summed[i] = grads[i] + layout.tensors(term, params[i])[0]
     return summed
 
 
-def orthogonality_term(y: Tensor, p: Tensor, alpha: float, layout: dict[str, Any]) -> Tensor:
+def orthogonality_term(y: Tensor, p: Tensor, alpha: float, layout: Layout) -> Tensor:
     """The gradient of L^O at the unit rows ``y`` (a view of a tensor of ``p``'s shape), as such a view."""
-    rows = to_rows(y.reshape(p.shape), **layout).nan_to_num(0, 0, 0)
-    return row_view(from_rows(orthogonality_grad(rows, alpha), p, **layout), **layout)[0]
+    rows = layout.rows(y.reshape(p.shape)).nan_to_num(0, 0, 0)
+    return layout.view(layout.tensors(orthogonality_grad(rows, alpha), p)[0])[0]
 
 
 def _power_of_two(largest: Tensor) -> Tensor:

@@ -12,17 +12,11 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ... import kernels
-from ...geometry import row_count, row_view
+from ...geometry import Layout
 from . import joint
 from .arithmetic import compute_dtype
 from .loss_scaling import UNSCALED, LossScaling
 from .sharded import is_sharded, local, on_local_rows, placed_as, row_zeros, rows_are_whole, whole
-
-LAYOUT = {"row_dim": 0, "conv_groups": 1, "channels_per_row": 1}
-"""Param-group keys that say how a weight is read as rows, and their defaults; see `riembn.geometry.rows`.
-
-A group with ``joint=True`` holds weights and biases in turn: each vector of a weight goes on in its bias."""
-
 
 _Path = TypeVar("_Path")
 
@@ -35,7 +29,7 @@ class RowOptimizer(Optimizer):
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         self._ready = False
-        super().__init__(params, {**defaults, **LAYOUT})
+        super().__init__(params, {**defaults, **Layout()._asdict()})
         self._ready = True
         for group in self.param_groups:
             self._to_unit_rows(group)
@@ -49,8 +43,8 @@ class RowOptimizer(Optimizer):
             which = [f"{name!r}" if name else f"number {i} of its group" for i, name in enumerate(names)]
             params, rows_group = group["params"], group
             if group.get("joint"):
-                params = [joint.pack(w, b, layout(group)) for w, b in self._pairs(group)]
-                which, rows_group = [f"{name} with its bias" for name in which[::2]], {**group, **LAYOUT}
+                params = [joint.pack(w, b, Layout.of(group)) for w, b in self._pairs(group)]
+                which, rows_group = [f"{name} with its bias" for name in which[::2]], _of_matrices(group)
             for name, p in zip(which, params, strict=True):
                 self._check_rows(p, name, rows_group)
         except (TypeError, ValueError):
@@ -102,8 +96,8 @@ class RowOptimizer(Optimizer):
         for group in self.param_groups:
             if group.get("joint"):
                 pairs = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
-                with joint.as_rows(self, pairs, layout(group)) as rows:
-                    self._step_rows({**group, **LAYOUT}, rows, scaling)
+                with joint.as_rows(self, pairs, Layout.of(group)) as rows:
+                    self._step_rows(_of_matrices(group), rows, scaling)
             else:
                 moving = [p for p in group["params"] if p.grad is not None and p.numel()]
                 self._step_rows(group, moving, scaling)
@@ -152,11 +146,11 @@ class RowOptimizer(Optimizer):
                 f"{name}: parameter {which} is {p.dtype}; only real floating-point weights are accepted."
             )
         # All rows on every device, so that all of them refuse, and none waits for another in vain.
-        view, along = row_view(whole(p.detach()), **layout(group))
+        view, along = Layout.of(group).view(whole(p.detach()))
         if not p.numel():
             return
         here = local(p.detach())  # a device without rows has nothing to say
-        if group["fused"] and here.numel() and kernels.fused(here, layout(group)) is None:
+        if group["fused"] and here.numel() and kernels.fused(here, Layout.of(group)) is None:
             taken = kernels.cpu.TAKEN if p.device.type == "cpu" else kernels.cuda.TAKEN
             raise ValueError(
                 f"{name}: fused=True, but parameter {which}, shape {shape}, {p.dtype} on {p.device.type}, is not one "
@@ -177,10 +171,10 @@ class RowOptimizer(Optimizer):
             return
         with torch.no_grad():
             if group.get("joint"):
-                with joint.as_rows(self, self._pairs(group), layout(group)) as rows:
-                    to_unit_rows(rows, layout=LAYOUT)
+                with joint.as_rows(self, self._pairs(group), Layout.of(group)) as rows:
+                    to_unit_rows(rows, layout=Layout())
                 return
-            to_unit_rows([p for p in group["params"] if p.numel()], layout=layout(group))
+            to_unit_rows([p for p in group["params"] if p.numel()], layout=Layout.of(group))
 
     def _pairs(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         return joint.pairs(group["params"], type(self).__name__)
@@ -198,9 +192,9 @@ class RowOptimizer(Optimizer):
         """The state tensor ``key`` with one value a row, shape ``(rows,)``."""
         value = self.state[p].get(key)
         if value is None:
-            value = self.state[p][key] = row_zeros(p, layout(group), compute_dtype(p.dtype))
-        rows = row_count(p, **layout(group))
-        return self._fitting(p, key, value, (rows,), is_sharded(p) and rows_are_whole(p, layout(group)))
+            value = self.state[p][key] = row_zeros(p, Layout.of(group), compute_dtype(p.dtype))
+        rows = Layout.of(group).row_count(p)
+        return self._fitting(p, key, value, (rows,), is_sharded(p) and rows_are_whole(p, Layout.of(group)))
 
     def _fitting(self, p: Tensor, key: str, value: Tensor, shape: tuple[int, ...], sharded: bool) -> Tensor:
         """``value``, brought to the device and the type of ``p`` if it is not there: a kernel would not look.
@@ -222,17 +216,17 @@ class RowOptimizer(Optimizer):
 
 
 @on_local_rows
-def to_unit_rows(params: list[Tensor], *, layout: dict[str, Any]) -> None:
+def to_unit_rows(params: list[Tensor], *, layout: Layout) -> None:
     """Bring every weight vector to unit norm, in place."""
     for p in params:
-        view, along = row_view(p, **layout)
+        view, along = layout.view(p)
         wide = view.to(compute_dtype(p.dtype))
         view.copy_(wide / torch.linalg.vector_norm(wide, dim=along, keepdim=True))
 
 
-def layout(group: dict[str, Any]) -> dict[str, Any]:
-    """The layout keys of a param group, as keyword arguments for `riembn.geometry`."""
-    return {key: group[key] for key in LAYOUT}
+def _of_matrices(group: dict[str, Any]) -> dict[str, Any]:
+    """The group of the matrices that stand for the weights of a joint ``group`` with their biases."""
+    return {**group, **Layout()._asdict()}
 
 
 @contextmanager
@@ -287,7 +281,7 @@ def wants_fused(foreach: bool | None, fused: bool | None) -> bool:
 
 def takes_on_device(group: dict[str, Any], p: Tensor) -> bool:
     """Whether the kernels on a CUDA device take ``p``: then the host need know nothing of its step."""
-    return wants_fused(group["foreach"], group["fused"]) and kernels.cuda.takes(local(p), layout(group))
+    return wants_fused(group["foreach"], group["fused"]) and kernels.cuda.takes(local(p), Layout.of(group))
 
 
 def takes_scaling(group: dict[str, Any], p: Tensor) -> bool:

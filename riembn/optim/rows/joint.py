@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ...geometry import from_joint_rows, to_joint_rows
+from ...geometry import Layout
 from .sharded import is_sharded, keep_part, local, placed_as, rows_are_whole, rows_like, stand_in, whole
 
 __all__ = ["as_rows", "pack", "pairs"]
@@ -40,18 +39,18 @@ def pairs(params: Sequence[Tensor], caller: str) -> list[Pair]:
     return found
 
 
-def pack(weight: Tensor, bias: Tensor, layout: dict[str, Any]) -> Tensor:
+def pack(weight: Tensor, bias: Tensor, layout: Layout) -> Tensor:
     """Their common vectors as the rows of a new matrix."""
     weight, bias = weight.detach(), bias.detach()
     if not is_sharded(weight) or not is_sharded(bias):
-        return to_joint_rows(weight, bias, **layout)
+        return layout.rows(weight, bias)
     if rows_are_whole(weight, layout) and bias.placements == weight.placements:
-        return rows_like(weight, to_joint_rows(local(weight), local(bias), **layout), layout)
-    return to_joint_rows(whole(weight), whole(bias), **layout)
+        return rows_like(weight, layout.rows(local(weight), local(bias)), layout)
+    return layout.rows(whole(weight), whole(bias))
 
 
 @contextmanager
-def as_rows(optimizer: Optimizer, found: Sequence[Pair], layout: dict[str, Any]) -> Iterator[list[Tensor]]:
+def as_rows(optimizer: Optimizer, found: Sequence[Pair], layout: Layout) -> Iterator[list[Tensor]]:
     """Pairs as matrices of rows, with gradients and state; what is done to them is done to the pairs at the end.
 
     Inside, ``optimizer.state`` belongs to the matrices. Outside, each parameter has its own in its own shape; what
@@ -92,9 +91,9 @@ def as_rows(optimizer: Optimizer, found: Sequence[Pair], layout: dict[str, Any])
         optimizer.state = state
 
 
-def _copy(rows: Tensor, weight: Tensor, bias: Tensor, layout: dict[str, Any]) -> None:
+def _copy(rows: Tensor, weight: Tensor, bias: Tensor, layout: Layout) -> None:
     if is_sharded(rows):
         rows, weight, bias = local(rows), local(weight), local(bias)
-    of_weight, of_bias = from_joint_rows(rows, stand_in(weight), stand_in(bias), **layout)
+    of_weight, of_bias = layout.tensors(rows, stand_in(weight), stand_in(bias))
     keep_part(weight, of_weight)
     keep_part(bias, of_bias)

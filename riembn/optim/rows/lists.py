@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...geometry import row_view
+from ...geometry import Layout
 from .arithmetic import Along, add_orthogonality, compute_dtype
 
 BLOCK = 1 << 20
@@ -34,7 +34,7 @@ def batches(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     states: Sequence[Sequence[Any]],
-    layout: dict[str, Any],
+    layout: Layout,
     alpha: float = 0.0,
 ) -> Iterator[Batch]:
     """The weights of a param group, cut between rows on a CPU, in few batches on other devices.
@@ -51,7 +51,7 @@ def batches(
         if alpha:
             (g,) = add_orthogonality([p], [g], alpha, layout)
         dtype = compute_dtype(p.dtype)
-        kind = p.device, p.dtype, row_view(p, **layout)[1]
+        kind = p.device, p.dtype, layout.view(p)[1]
         in_cache = p.device.type == "cpu" and not torch.compiler.is_compiling()
         pieces = list(_cut([p, g, *kept], layout, BLOCK if in_cache else p.numel()))
         for piece, grad, *parts in pieces:
@@ -82,15 +82,15 @@ def store(batch: Batch) -> None:
             target.copy_(weight)
 
 
-def _cut(values: Sequence[Any], layout: dict[str, Any], entries: int) -> Iterator[tuple[Any, ...]]:
+def _cut(values: Sequence[Any], layout: Layout, entries: int) -> Iterator[tuple[Any, ...]]:
     """Row views of one weight (the first value) and of what belongs to it, in pieces of about ``entries``."""
-    view, along = row_view(values[0], **layout)
+    view, along = layout.view(values[0])
     numbering = [d for d in range(view.dim()) if d not in along]
     one_value_a_row = [1 if d in along else n for d, n in enumerate(view.shape)]
     views = []
     for value in values:
         if isinstance(value, Tensor) and value.dim() > 1:
-            views.append(row_view(value, **layout)[0])
+            views.append(layout.view(value)[0])
         else:
             views.append(value.view(one_value_a_row) if isinstance(value, Tensor) and value.dim() else value)
     first = numbering[0] if numbering else 0

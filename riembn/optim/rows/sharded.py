@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ...geometry import from_rows, row_count, to_rows
+from ...geometry import Layout
 from ..orthogonality import orthogonality_grad
 from .arithmetic import compute_dtype
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_LAYOUT = ("row_dim", "conv_groups", "channels_per_row")
 
 __all__ = [
     "cut_as",
@@ -105,12 +104,12 @@ def on_local_rows(step: Callable[..., None]) -> Callable[..., None]:
     return step_on_local_rows
 
 
-def row_zeros(p: Tensor, layout: dict[str, Any], dtype: torch.dtype) -> Tensor:
+def row_zeros(p: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
     """Zeros with one value a row of ``p``, shape ``(rows,)``, cut as the rows of ``p`` are."""
     if is_sharded(p) and rows_are_whole(p, layout):
         here = local(p)
-        return rows_like(p, here.new_zeros(row_count(here, **layout), dtype=dtype), layout)
-    return local(p).new_zeros(row_count(stand_in(p), **layout), dtype=dtype)
+        return rows_like(p, here.new_zeros(layout.row_count(here), dtype=dtype), layout)
+    return local(p).new_zeros(layout.row_count(stand_in(p)), dtype=dtype)
 
 
 def _is_copied(p: DTensor) -> bool:
@@ -118,26 +117,26 @@ def _is_copied(p: DTensor) -> bool:
     return local(p).numel() == p.numel()
 
 
-def rows_are_whole(p: DTensor, layout: dict[str, Any]) -> bool:
+def rows_are_whole(p: DTensor, layout: Layout) -> bool:
     """Whether no row of ``p`` lies on two devices; the answer is the same on all of them."""
     cuts = [
         (getattr(placement, "dim", None), p.device_mesh.size(i))
         for i, placement in enumerate(p.placements)
         if not placement.is_replicate() and p.device_mesh.size(i) > 1
     ]
-    channels = layout["channels_per_row"]
+    channels = layout.channels_per_row
     if not cuts:
         return True
-    if channels is None or layout["row_dim"] != 0 or any(dim != 0 for dim, _ in cuts):
+    if channels is None or layout.row_dim != 0 or any(dim != 0 for dim, _ in cuts):
         return False
     return channels == 1 or (len(cuts) == 1 and -(-p.shape[0] // cuts[0][1]) % channels == 0)
 
 
-def rows_like(p: DTensor, here: Tensor, layout: dict[str, Any]) -> DTensor:
+def rows_like(p: DTensor, here: Tensor, layout: Layout) -> DTensor:
     """The DTensor with one entry or row for each row of ``p``, of which ``here`` are those on this device."""
     from torch.distributed.tensor import DTensor
 
-    shape = torch.Size([row_count(stand_in(p), **layout), *here.shape[1:]])
+    shape = torch.Size([layout.row_count(stand_in(p)), *here.shape[1:]])
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(
         here.contiguous(), p.device_mesh, p.placements, run_check=False, shape=shape, stride=stride
@@ -156,12 +155,11 @@ def keep_part(t: Tensor, moved: Tensor) -> None:
     local(t).copy_(local(_cut(t, moved)) if is_sharded(t) else moved)
 
 
-def cut_as(p: Tensor, value: Any, layout: dict[str, Any]) -> Any:
-    """A whole state of ``p`` as `on_local_rows` keeps it; ``layout`` may hold more than the layout, or none."""
+def cut_as(p: Tensor, value: Any, group: Mapping[str, Any]) -> Any:
+    """A whole state of ``p`` as `on_local_rows` keeps it; ``group`` is the param group that ``p`` is in."""
     if not is_sharded(p) or not isinstance(value, Tensor) or not value.dim():
         return value
-    own = {key: value for key, value in layout.items() if key in _LAYOUT}
-    if value.shape == p.shape or (own and rows_are_whole(p, own)):
+    if value.shape == p.shape or ("row_dim" in group and rows_are_whole(p, Layout.of(group))):
         return _cut(p, value)
     return value
 
@@ -179,10 +177,10 @@ def _cut(p: DTensor, value: Tensor) -> DTensor:
     return spread.redistribute(placements=p.placements)
 
 
-def _orthogonality_term(p: DTensor, alpha: float, layout: dict[str, Any]) -> Tensor:
+def _orthogonality_term(p: DTensor, alpha: float, layout: Layout) -> Tensor:
     """This device's rows of the gradient of L^O, in the shape of its part of ``p``."""
     here = local(p)
-    y = to_rows(here, **layout).to(compute_dtype(p.dtype))
+    y = layout.rows(here).to(compute_dtype(p.dtype))
     y = (y / torch.linalg.vector_norm(y, dim=1, keepdim=True)).nan_to_num_(0, 0, 0)
     among = whole(rows_like(p, y, layout))
-    return from_rows(orthogonality_grad(y, alpha, among=among), here, **layout)
+    return layout.tensors(orthogonality_grad(y, alpha, among=among), here)[0]
