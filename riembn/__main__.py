@@ -141,18 +141,24 @@ def _own(record: Record, records: Sequence[Record]) -> Iterator[str]:
 
 def _report(options: argparse.Namespace) -> int:
     store = _existing(options.store)
-    lines = _claims(store.frame()) if options.claims else _over_seeds(list(store.records()))
-    print("\n".join(lines))
+    records = list(store.records())
+    if not records:
+        print(f"no records in {options.store}")
+    lines = _claims(store.frame()) if options.claims else _over_seeds(records)
+    for line in lines:
+        print(line)
     return 0
 
 
 def _claims(frame: pandas.DataFrame) -> Iterator[str]:
     """What the records say of each claim, and by which comparisons."""
-    for verdict in claims.judge(frame):
-        said = [finding.verdict for finding in verdict.findings]
-        count = f" ({said.count(verdict.verdict)} of {len(said)} comparisons)" if said else ""
-        yield f"{verdict.key}  {verdict.verdict.upper()}{count}: {verdict.claim} [{verdict.source}]"
-        yield from (f"      {line}" for line in (*verdict.findings, verdict.note) if line)
+    verdicts = claims.judge(frame)
+    number = sum(len(verdict.deciding) for verdict in verdicts)
+    if number:
+        yield f"{number} comparisons decide, {claims.HOW}"
+    for verdict in verdicts:
+        yield f"{verdict.key:3} {verdict.headline}: {verdict.claim} [{verdict.source}]"
+        yield from (f"      {line}" for line in (*verdict.findings, *verdict.notes))
 
 
 def _over_seeds(records: Sequence[Record]) -> Iterator[str]:

@@ -1,0 +1,160 @@
+"""Which curves are compared with which: methods with SGD, and ablations with what they leave out.
+
+A curve is the runs of a cell that differ in the seed alone. What is compared had its settings chosen alike, or has the
+same settings but for the field in question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .readings import angle_at_drop
+from .settings import NAMES, OF_METHOD, TUNED_FIELDS, curves
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "CONTROL", "RUNNING", "TUNED", "Pair", "ablations", "against_sgd", "controls", "matched", "neighbors", "rate",
+    "variants",
+]  # fmt: skip
+
+# What decides over what; a comparison of rank below 0 never does. A running loss is the last to be asked.
+TUNED, PRESET, OWN, RUNNING, CONTROL = 3, 2, 1, 0, -1
+MATCHED = 0.1  # by how much the angles of two methods may differ to be called equal
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two curves, what to call their comparison, how their settings were chosen, and what it decides over."""
+
+    label: str
+    at: str
+    first: pandas.DataFrame
+    second: pandas.DataFrame
+    rank: int
+    part: str = ""
+
+    @property
+    def runs(self) -> pandas.DataFrame:
+        """Those of both curves."""
+        import pandas
+
+        return pandas.concat([self.first, self.second])
+
+
+_CHOICES = (
+    ("tuned", "tuned", TUNED),
+    ("preset", "at preset rates", PRESET),
+    ("own", "at a rate of our own choice", OWN),
+)
+
+
+def against_sgd(runs: pandas.DataFrame, method: str) -> Iterator[Pair]:
+    """Curves of a method with curves of SGD whose settings were chosen alike."""
+    for flag, at, rank in _CHOICES:
+        baselines = curves(runs[runs["tuned" if rank == TUNED else "preset"]], "sgd")
+        for first in curves(runs[runs[flag]], method) if baselines else ():
+            for second in baselines:
+                if rank < TUNED and first["tuned"].iloc[0] and second["tuned"].iloc[0]:
+                    continue  # said already
+                label = f"{NAMES[method]} {rate(first)} minus SGD {rate(second)}"
+                yield Pair(label, at + _edge(rank, first, second), first, second, rank)
+
+
+def ablations(
+    mine: Sequence[pandas.DataFrame], field: str, used: float, without: float, symbol: str
+) -> Iterator[Pair]:
+    """Runs at the value used with runs without: each at its own tuned rate, and both at the same settings."""
+    for first in (curve for curve in mine if curve[field].iloc[0] == used):
+        for second in (curve for curve in mine if curve[field].iloc[0] == without):
+            method = NAMES[first["method"].iloc[0]]
+            tuned = first["tuned"].iloc[0] and second["tuned"].iloc[0]
+            what = f"{symbol} = {used:g} minus {_none(symbol, without)}"
+            if tuned and _alike(first, second, but=(field, *TUNED_FIELDS)):
+                label = f"{method}, {what}, {rate(first)} and {rate(second)}"
+                yield Pair(label, "tuned" + _edge(TUNED, first, second), first, second, TUNED, method)
+            elif _alike(first, second, but=(field,)):
+                at, rank = _chosen(first, mine, field, used)
+                yield Pair(f"{method} {rate(first)}, {what}", at, first, second, rank, method)
+
+
+def neighbors(
+    mine: Sequence[pandas.DataFrame], field: str, used: float, without: float, symbol: str
+) -> Iterator[Pair]:
+    """Runs at the value used and its tuned rate, with runs at other values and else the same settings."""
+    for first in (curve for curve in mine if curve[field].iloc[0] == used and curve["tuned"].iloc[0]):
+        for second in mine:
+            value = second[field].iloc[0]
+            if value not in (used, without) and _alike(first, second, but=(field,)):
+                label = f"{NAMES[first['method'].iloc[0]]} {rate(first)}, {symbol} = {used:g} minus {value:g}"
+                yield Pair(label, "tuned", first, second, TUNED, f"{label} beside")
+
+
+def _chosen(curve: pandas.DataFrame, mine: Sequence[pandas.DataFrame], field: str, used: float) -> tuple[str, int]:
+    """How the rate of two curves with the same settings was chosen."""
+    if curve["tuned"].iloc[0]:
+        return "at the rate tuned for the first", PRESET
+    for tuned in mine:
+        one = tuned.iloc[0]
+        if one["tuned"] and one[field] == used and _alike(curve, tuned, but=("lr",)):
+            ratio = curve["lr"].iloc[0] / one["lr"]
+            # Stability is asked at a rate that is set too high: four times the best one.
+            return f"at {ratio:g} × the tuned rate", TUNED if math.isclose(ratio, 4) else PRESET
+    return ("at preset rates" if curve["preset"].iloc[0] else "at another rate"), PRESET
+
+
+def matched(runs: pandas.DataFrame, method: str, sgd: Sequence[pandas.DataFrame]) -> Iterator[Pair]:
+    """Curves of a method with curves of SGD that turn by the same angle when the rate first drops, or are preset."""
+    for first in curves(runs, method):
+        for second in sgd:
+            ratio = angle_at_drop(first) / angle_at_drop(second)
+            label = f"{NAMES[method]} {rate(first)} minus SGD {rate(second)}"
+            if abs(ratio - 1) <= MATCHED:
+                yield Pair(label, "at matched angles", first, second, TUNED + 1)
+            elif first["tuned"].iloc[0] and second["tuned"].iloc[0]:
+                yield Pair(label, "tuned", first, second, TUNED)
+            elif first["preset"].iloc[0] and second["preset"].iloc[0]:
+                yield Pair(label, "at preset rates", first, second, PRESET)
+
+
+def controls(runs: pandas.DataFrame, field: str, value: str, what: str, rank: int) -> list[Pair]:
+    """Runs of SGD that differ from plain ones in one field that says what its decay or its lengths do."""
+    changed = runs[(runs["method"] == "sgd") & (runs[field] == value)]
+    return [
+        Pair(f"{what} minus SGD, both {rate(plain)}", "", curve, plain, rank)
+        for _, curve in changed.groupby("curve", sort=False)
+        for plain in curves(runs, "sgd")
+        if _alike(curve, plain, but=(field,))
+    ]
+
+
+def variants(runs: pandas.DataFrame, plain: pandas.DataFrame, field: str) -> list[pandas.DataFrame]:
+    """The curves that differ from a plain one in a field that is zero there."""
+    changed = runs[runs[field] > 0]
+    groups = [curve for _, curve in changed.groupby("curve", sort=False)]
+    return [curve for curve in groups if _alike(curve, plain, but=(field,))]
+
+
+def _alike(first: pandas.DataFrame, second: pandas.DataFrame, but: Sequence[str]) -> bool:
+    """Whether two curves of a cell have equal settings, all but some."""
+    one, other = first.iloc[0], second.iloc[0]
+    names = [name for name in OF_METHOD if name in first.columns and name not in but]
+    return all(one[name] == other[name] or (one[name] != one[name] and other[name] != other[name]) for name in names)
+
+
+def rate(curve: pandas.DataFrame) -> str:
+    """The rate of a curve, in words."""
+    return f"at rate {curve['lr'].iloc[0]:g}"
+
+
+def _none(symbol: str, value: float) -> str:
+    return f"{symbol} = 0" if value == 0 else "no bound"
+
+
+def _edge(rank: int, *pair: pandas.DataFrame) -> str:
+    """A caveat: the best rate may lie outside the grid."""
+    return ", at the edge of its grid" if rank == TUNED and any(c["at_edge"].iloc[0] for c in pair) else ""
