@@ -12,7 +12,9 @@ from .experiment import grid as grid
 from .experiment import preset as preset
 from .invariance import Split as Split
 from .invariance import split as split
+from .methods import Method as Method
 from .methods import build_optimizer as build_optimizer
+from .methods import methods as methods
 from .optim import PSISGD as PSISGD
 from .optim import SGDG as SGDG
 from .optim import AdamG as AdamG

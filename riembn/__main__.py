@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .evidence import claims, stats
 from .experiment import Record, RunConfig, Store, grid, preset
-from .experiment.config import FIELDS
+from .experiment.config import FIELDS, KINDS
+from .experiment.fields import written
 from .experiment.files import write_whole
-from .experiment.spelling import value_of, written
 from .experiment.store import last_line
 from .training import SweepFailed, sweep, train
 from .training.devices import is_first
@@ -243,7 +243,6 @@ def _execution(options: argparse.Namespace) -> dict[str, Any]:
     """How a run is computed, in the words of `riembn.train`."""
     return {
         "compile": options.compile,
-        "cuda_graphs": options.cuda_graphs,
         "checkpoint_minutes": options.checkpoint_minutes,
         "tensorboard": options.tensorboard,
         "data_root": options.data,
@@ -266,7 +265,7 @@ def _varied(words: str) -> tuple[str, list[Any]]:
 
 def _value(field: str, text: str) -> Any:
     try:
-        return value_of(field, text)
+        return KINDS[field].parse(field, text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -305,7 +304,6 @@ def _parser() -> argparse.ArgumentParser:
             "--device", help="cpu, cuda, cuda:1, …; the GPU if there is one; sweep: cuda:0,cuda:1"
         )
         sub.add_argument("--compile", action="store_true", help="train with torch.compile")
-        sub.add_argument("--cuda-graphs", action="store_true", help="the optimizer's step as one launch")
         sub.add_argument(
             "--checkpoint-minutes", type=float, metavar="N",
             help="a checkpoint every N minutes, be it within an epoch; else one after each epoch",

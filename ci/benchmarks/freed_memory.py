@@ -14,8 +14,8 @@ from unittest import mock
 
 import torch
 
-from riembn.training.freed_memory import DECIDE, keep_freed_memory
 from riembn.training import loop
+from riembn.training.freed_memory import DECIDE, keep_freed_memory
 
 from .intervals import median_interval, quartiles
 from .loop_overhead import laptop_run

@@ -70,11 +70,11 @@ class _Turns:
     """Stands for the progress bar, of which the loop tells the end of each step: then a bare step is taken."""
 
     def __init__(self, run: Run) -> None:
-        size, made = run.config.batch_size, run.train_set
+        size, made = run.config.batch_size, run.images.train
         self._run = run
         self._batches = itertools.cycle(
             [
-                (run._input(made.images[start : start + size]), made.labels[start : start + size])
+                (run.images.scaled(made.images[start : start + size]), made.labels[start : start + size])
                 for start in range(0, len(made) - size + 1, size)
             ]
         )

@@ -13,7 +13,7 @@ from torch.nn import functional
 import riembn
 from riembn import data
 from riembn.training.freed_memory import keep_freed_memory
-from riembn.training.motion import PROBES, Probe
+from riembn.training.motion import PROBES, Motion
 
 from .intervals import quartiles
 
@@ -70,7 +70,7 @@ def measure_parts(
     example = _prepared(stored[:64])
     groups = riembn.split(model, example, rule="paper").groups()
     optimizer = riembn.build_optimizer(model, example, "sgd-g", rule="paper", alpha=alpha)
-    probe = Probe(groups, grad_clip=0.1, alpha=alpha)
+    probe = Motion(groups, grad_clip=0.1, alpha=alpha)
     clock = _clock(device)
     times: dict[str, list[float]] = {part: [] for part in PARTS}
     for number in range(steps + 2):

@@ -9,8 +9,7 @@ import riembn.__main__ as main_module
 from riembn.__main__ import main
 from riembn.experiment import Store, preset
 from riembn.experiment.config import FIELDS
-from riembn.training import train
-from riembn.training import loop
+from riembn.training import loop, train
 
 TINY = ["--width", "0.0625", "--train-size", "96", "--batch-size", "32", "--epochs", "1"]
 SMALL = {"width": 0.0625, "train_size": 96, "batch_size": 32, "epochs": 1}
@@ -111,10 +110,10 @@ def test_how_a_run_is_computed_is_no_part_of_its_name(tmp_path, capsys, monkeypa
         return train(config)
 
     monkeypatch.setattr(main_module, "train", looking)
-    words = ["--compile", "--cuda-graphs", "--checkpoint-minutes", "2.5", "--tensorboard", "curves"]
+    words = ["--compile", "--checkpoint-minutes", "2.5", "--tensorboard", "curves"]
     code, out, _ = run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, *words)
     assert code == 0 and out.startswith(preset("vgg-11/digits/sgd", **SMALL).digest())
-    assert seen["compile"] and seen["cuda_graphs"] and seen["tensorboard"] == "curves"
+    assert seen["compile"] and seen["tensorboard"] == "curves"
     assert seen["checkpoint_minutes"] == 2.5
 
 

@@ -15,10 +15,9 @@ from pair import Checks, ask
 from riembn.experiment import Store, preset
 from riembn.experiment.checkpoint import Checkpoints
 from riembn.models.layers import BatchNorm
-from riembn.training import RunLocked, train
+from riembn.training import RunLocked, loop, train
 from riembn.training.batch_norm import normalize_across
 from riembn.training.devices import Devices
-from riembn.training import loop
 
 pytestmark = pytest.mark.xdist_group("distributed")  # one pair of processes at a time
 
@@ -196,7 +195,7 @@ def what_devices_cannot_share_is_refused():
             "2 devices cannot share batches of batch_size=33 in accum",
         ),
         (tiny(accumulate=3, batch_size=33, train_size=None), {}, "let one of the two divide the other"),
-        (tiny(), {"compile": True}, "compile and cuda_graphs are for one device, not 2"),
+        (tiny(), {"compile": True}, "compile is for one device, not 2"),
         (tiny(precision="float16"), {}, "2 devices would scale precision='float16' otherwise than one"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ from torch import nn
 import riembn
 from riembn.geometry import Layout
 from riembn.optim import PSISGD, SGDG, AdamG, reference
-from riembn.training.motion import Probe
+from riembn.training.motion import Motion
 
 METHODS = {
     "sgd-g": (SGDG, dict(lr=0.2, momentum=0.9, grad_clip=0.1)),
@@ -322,7 +322,7 @@ def test_probe_sees_joint_rows():
     model[0].weight.data *= 3
     found = riembn.split(model, x)
     optimizer = SGDG(found.groups(), lr=0.1)
-    probe = Probe(found.groups(), grad_clip=0.1, alpha=0.0)
+    probe = Motion(found.groups(), grad_clip=0.1, alpha=0.0)
     model(x).square().sum().backward()
     before = Layout().rows(model[0].weight.detach(), model[0].bias.detach())
     probe.before_step()

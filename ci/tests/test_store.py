@@ -44,7 +44,7 @@ def test_record_is_text_with_a_line_a_column():
     lines = record_of().to_json().splitlines()
     for name in COLUMNS:
         assert sum(line.strip().startswith(f'"{name}":') for line in lines) == 1
-    assert len(lines) == len(COLUMNS) + 11
+    assert len(lines) == len(COLUMNS) + 13
 
 
 def test_frame_is_tidy(tmp_path):
@@ -88,7 +88,7 @@ DAMAGES = {
     "half a file": lambda text: text[: len(text) // 2],
     "empty": lambda text: "",
     "no object": lambda text: "[]",
-    "another schema": lambda text: text.replace('"schema": 2', '"schema": 9'),
+    "another schema": lambda text: text.replace('"schema": 3', '"schema": 9'),
     "a field changed": lambda text: text.replace('"alpha": 0.1', '"alpha": 0.2'),
     "a field refused": lambda text: text.replace('"alpha": 0.1', '"alpha": -1'),
     "an unknown field": lambda text: text.replace('"alpha": 0.1', '"alpha": 0.1, "gamma": 1'),
@@ -326,5 +326,5 @@ def test_lock_dies_with_its_process(tmp_path):
 
 def test_digest_and_schema_stand_in_the_file(tmp_path):
     content = json.loads(Store(tmp_path).put(record_of()).read_text())
-    assert content["digest"] == CONFIG.digest() and content["schema"] == 2
+    assert content["digest"] == CONFIG.digest() and content["schema"] == 3
     assert content["config"] == CONFIG.as_dict()

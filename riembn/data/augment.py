@@ -65,7 +65,9 @@ def normalize(images: Tensor, mean: Tensor | Sequence[float], std: Tensor | Sequ
     return torch.addcmul(shift, x, scale, out=x)
 
 
-def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Generator) -> Tensor:
+def reflect_crop_flip(
+    images: Tensor, *, padding: int = 4, flip: bool = True, generator: torch.Generator
+) -> Tensor:
     """Pad by reflection, cut an image of the old size out at a random place, mirror it with probability 1/2.
 
     One place and one coin an image. The border's own pixels are not repeated (numpy's ``reflect``).
@@ -73,6 +75,7 @@ def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Gene
     Args:
         images: Any type, shape ``(n, channels, height, width)``.
         padding: Pixels on each side, less than height and width; 0 only mirrors.
+        flip: Whether to mirror at all.
         generator: Decides places and coins; on another device than the images, they are drawn there and
             copied, so that a CPU generator gives the same crops everywhere.
 
@@ -93,11 +96,11 @@ def reflect_crop_flip(images: Tensor, *, padding: int = 4, generator: torch.Gene
         raise ValueError(f"reflect_crop_flip: {given}; give 0 to {min(height, width) - 1}.")
     drawn = torch.randint(2 * padding + 1, (2, n), generator=generator, device=generator.device)
     coins = torch.randint(2, (n,), generator=generator, device=generator.device, dtype=torch.bool)
-    (top, left), flip = (drawn - padding).to(images.device), coins.to(images.device)
+    (top, left), mirrored = (drawn - padding).to(images.device), (coins & flip).to(images.device)
     # Where each pixel of the result comes from: its row and its column, then its place in the flat image.
     rows = _reflect(torch.arange(height, device=images.device) + top[:, None], height)  # (n, height)
     columns = torch.arange(width, device=images.device)
-    columns = torch.where(flip[:, None], columns.flip(0), columns)
+    columns = torch.where(mirrored[:, None], columns.flip(0), columns)
     columns = _reflect(columns + left[:, None], width)  # (n, width)
     source = ((width * rows)[:, :, None] + columns[:, None, :]).view(n, 1, height * width)
     flat = images.reshape(n, channels, height * width)

@@ -1,72 +1,121 @@
-"""What is a run, and which part of it decides the result?"""
+"""A run's configuration: everything that its result depends on, and the digest that names it."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["METHODS", "RECIPE", "RunConfig"]
+from ..methods import REST, Method, methods
+from .fields import Epochs, Flag, Kind, Name, Number, Options, OptionsKind, Whole, declared
+from .source import code_digest, is_foreign
+
+__all__ = ["FIELDS", "KINDS", "RECIPE", "RunConfig", "acting"]
 
 # Raised whenever a change of code changes what an equal configuration computes: old records then keep their
 # own digests, and no run is mistaken for one of the new recipe. Version 1 means: initial weights, order of
-# the images, augmentation and dropout drawn from the seed as in stream.py and train.py; batches that run
+# the images, augmentation and dropout drawn from the seed as in batch_order.py and loop.py; batches that run
 # across epoch borders; Nesterov momentum wherever the optimizer is plain SGD; Adam-G's eps 1e-8.
 RECIPE = 1
 
-DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn")
-
-# Which of the fields below act on each method; the others are set to their neutral value, so that two runs
-# that compute the same thing have the same digest.
-METHODS: dict[str, frozenset[str]] = {
-    "sgd": frozenset(),
-    "sgd-g": frozenset({"rest_lr", "rest_momentum", "grad_clip", "alpha"}),
-    "adam-g": frozenset({"rest_lr", "rest_momentum", "grad_clip", "alpha", "beta2"}),
-    "psi-sgd": frozenset({"rest_lr", "rest_momentum"}),
-}
-_NEUTRAL: dict[str, float | None] = {
+# Which fields act only beside another one, and the value that stands where they do not: two runs that compute
+# the same have the same digest.
+_NEUTRAL: dict[str, Any] = {
+    "rest": "sgd",
+    "rest_options": Options(),
     "rest_lr": None,
     "rest_momentum": None,
+    "nesterov": True,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "decay_on": "all",
+    "lengths": "free",
     "grad_clip": None,
     "alpha": 0.0,
     "beta2": None,
+    "options": Options(),
+    "padding": 4,
+    "flip": True,
+    "drops": (),
+    "drop_factor": 0.2,
 }
+_CONTROLS = frozenset({"decay_on", "lengths"})  # of the baseline: what its decay and its lengths do
+_MAY_BE_NONE = ("grad_clip",)
+
+
+class _Network(Kind):
+    accepted = "vgg-11, vgg-13, vgg-16, vgg-19, or wrn-DEPTH-WIDEN, DEPTH 10, 16, 22, …"
+
+    def _checked(self, field: str, value: Any) -> str:
+        vgg = re.fullmatch(r"vgg-(11|13|16|19)", str(value))
+        wrn = re.fullmatch(r"wrn-([1-9]\d*)-(0\.\d*[1-9]|[1-9]\d*(\.\d*[1-9])?)", str(value))
+        if not (vgg or (wrn and int(wrn[1]) >= 10 and int(wrn[1]) % 6 == 4)):
+            raise self.refuse(field, value)
+        return value
+
+
+class _Dataset(Kind):
+    known = ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn")
+    accepted = f"one of {', '.join(known)}, or imagefolder:PATH"
+
+    def _checked(self, field: str, value: Any) -> str:
+        if value not in self.known and not (str(value).startswith("imagefolder:") and len(value) > 12):
+            raise self.refuse(field, value)
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run: everything its result depends on, checked when it is made.
 
-    A field that does not act on the method (``grad_clip`` of ``sgd``, say) is set to a neutral value, and the
-    ``drop_factor`` of a run without drops to its default, so that equal runs are equal configurations.
+    A field that does not act on the method (``grad_clip`` of ``sgd``, say) is set to a neutral value, and so is
+    one that acts beside another only (``drop_factor`` without drops), so that equal runs are equal configurations.
 
     Args:
-        network: ``vgg-11``, ``vgg-13``, ``vgg-16``, ``vgg-19`` or ``wrn-DEPTH-WIDEN``.
-        dataset: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``svhn`` or ``imagefolder:PATH``.
-        method: ``sgd``, ``sgd-g``, ``adam-g`` or ``psi-sgd``.
+        network: A name of `riembn.networks`: ``vgg-11``, ``wrn-DEPTH-WIDEN``, ….
+        dataset: A name of `riembn.datasets`: ``digits``, ``fashion-mnist``, …, or ``imagefolder:PATH``.
+        method: A name of `riembn.methods`: ``sgd``, ``sgd-g``, ``adam-g``, ``psi-sgd``, ….
         epochs: Passes over the training set.
         lr: Learning rate; with the Riemannian methods, that of the weights on the manifold.
         width: Factor on the channels; for a WRN on top of the one in its name.
-        dropout: Probability that a value of a WRN block is dropped; 0 for VGG.
+        dropout: Probability that a value of a WRN block is dropped; 0 for other networks.
         train_size: Train on so many images, the same for every seed, balanced over the classes; None: all.
+        holdout: So many further images of the training set, never trained on, are the validation set; the test
+            set is then not looked at. 0: no validation set. For tuning.
         rule: Which weights are on the manifold (for ``sgd``: which are measured), as in `riembn.split`.
         batch_size: Images a step.
-        rest_lr: Learning rate of everything that is not on the manifold.
+        rest: Optimizer of everything that is not on the manifold: ``sgd``, ``adam`` or ``adamw``.
+        rest_options: Its further options, by its own names.
+        rest_lr: Learning rate of everything that is not on the manifold; None for the method's own.
         momentum: Of the manifold part; for ``adam-g`` it is beta1, for ``sgd`` that of all parameters.
-        rest_momentum: Nesterov momentum of everything that is not on the manifold.
-        grad_clip: Bound on a weight vector's gradient norm, radians; None for none.
+        rest_momentum: Momentum of everything that is not on the manifold, where ``rest`` is ``sgd``.
+        nesterov: Nesterov's momentum, of ``sgd`` and of the rest; false for heavy ball.
+        grad_clip: Bound on the norm of a weight row's gradient, loss a radian; None for none.
         alpha: Strength of the orthogonality regularizer L^O.
         beta2: Decay of Adam-G's second moment.
+        options: Further options of the method, by its own names.
         weight_decay: L2 on all parameters for ``sgd``, else on the weights that are not on the manifold.
+        decay_on: What the decay of ``sgd`` acts on: ``all`` parameters, the ``invariant`` ones, or the ``rest``.
+        lengths: Of the invariant rows of ``sgd``: ``free``; ``frozen`` at what they are when the rate first drops;
+            or ``replayed``: without decay on the rows, each at the effective rate lr/|w|^2 that it has in the run
+            with decay.
+        row_scale: Each invariant row is multiplied, before training, by a power of two between 2^-k and 2^k.
+        start_noise: Relative size of a perturbation of all initial weights.
+        schedule: How the rates change: in ``steps`` at ``drops``; by a ``cosine`` or ``linear`` to zero;
+            ``one-cycle``: up from 1/25 in the first 30 %, then by a cosine to zero.
+        warmup: Epochs in which the rates rise from zero.
         drops: Epochs after which all learning rates are multiplied by ``drop_factor``.
         drop_factor: See ``drops``.
         bn_decay: Share of the running statistics that BatchNorm keeps at each step.
-        augment: Reflect-pad by 4, crop at random, flip at random.
+        loss: ``cross-entropy``, or ``squared``: to the labels as unit vectors, mean over images.
+        label_smoothing: Share of a label that is spread over all classes, in training.
+        augment: Reflect-pad, crop at random, flip at random.
+        padding: By how many pixels ``augment`` pads.
+        flip: Whether ``augment`` flips.
         pixels: ``standardize`` to zero mean and unit deviation a channel, or ``unit``: divide by 255 only.
         precision: Of the network's arithmetic: ``float32``, or under autocast ``bfloat16``, or ``float16`` with
             scaled gradients, on one device. Weights, optimizer and loss are float32 throughout.
@@ -74,64 +123,116 @@ class RunConfig:
             several devices. BatchNorm normalizes each part by itself, so that what is learned depends on it, and
             not on the devices: as many parts as devices are per-device statistics, one part is statistics
             of the whole batch, wherever it lies (as by SyncBatchNorm).
+        evaluate_at: Epochs after which test or validation set is evaluated, besides the last; empty for all.
         seed: Draws initial weights, order of the images, augmentation and dropout.
+        code: Hashes of what is not the package's own (a method, network or data set that was added, the content
+            of an image folder); filled in when the configuration is made.
 
     Raises:
         ValueError, TypeError: In one line: the field, what was given, what is accepted.
     """
 
-    network: str
-    dataset: str
-    method: str
-    epochs: int
-    lr: float
-    width: float = 1.0
-    dropout: float = 0.0
-    train_size: int | None = None
-    rule: Literal["invariant", "paper"] = "invariant"
-    batch_size: int = 128
-    rest_lr: float | None = 0.01
-    momentum: float = 0.9
-    rest_momentum: float | None = 0.9
-    grad_clip: float | None = 0.1
-    alpha: float = 0.0
-    beta2: float | None = 0.99
-    weight_decay: float = 5e-4
-    drops: tuple[int, ...] = ()
-    drop_factor: float = 0.2
-    bn_decay: float = 0.99
-    augment: bool = False
-    pixels: Literal["standardize", "unit"] = "standardize"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    accumulate: int = 1
-    seed: int = 0
+    network: str = declared(_Network())
+    dataset: str = declared(_Dataset())
+    method: str = declared(Name(known=lambda: tuple(methods)))
+    epochs: int = declared(Whole(low=1))
+    lr: float = declared(Number(open_low=True))
+    width: float = declared(Number(open_low=True), 1.0)
+    dropout: float = declared(Number(high=0.99), 0.0)
+    train_size: int | None = declared(Whole(none=True, low=1), None)
+    holdout: int = declared(Whole(), 0)
+    rule: Literal["invariant", "paper"] = declared(Name(known=lambda: ("invariant", "paper")), "invariant")
+    batch_size: int = declared(Whole(low=2), 128)  # one image alone has no batch statistics
+    rest: str = declared(Name(known=lambda: tuple(REST)), "sgd")
+    rest_options: Options = declared(OptionsKind(), Options())
+    rest_lr: float | None = declared(Number(none=True, open_low=True), None)
+    momentum: float = declared(Number(high=0.9999), 0.9)
+    rest_momentum: float | None = declared(Number(none=True, high=0.9999), 0.9)
+    nesterov: bool = declared(Flag(), True)
+    grad_clip: float | None = declared(Number(none=True, open_low=True), 0.1)
+    alpha: float = declared(Number(), 0.0)
+    beta2: float | None = declared(Number(none=True, high=0.999999), 0.99)
+    options: Options = declared(OptionsKind(), Options())
+    weight_decay: float = declared(Number(), 5e-4)
+    decay_on: Literal["all", "invariant", "rest"] = declared(
+        Name(known=lambda: ("all", "invariant", "rest")), "all"
+    )
+    lengths: Literal["free", "frozen", "replayed"] = declared(
+        Name(known=lambda: ("free", "frozen", "replayed")), "free"
+    )
+    row_scale: int = declared(Whole(), 0)
+    start_noise: float = declared(Number(), 0.0)
+    schedule: Literal["steps", "cosine", "linear", "one-cycle"] = declared(
+        Name(known=lambda: ("steps", "cosine", "linear", "one-cycle")), "steps"
+    )
+    warmup: float = declared(Number(), 0.0)
+    drops: tuple[int, ...] = declared(Epochs(), ())
+    drop_factor: float = declared(Number(high=1, open_low=True), 0.2)
+    bn_decay: float = declared(Number(high=0.9999), 0.99)
+    loss: Literal["cross-entropy", "squared"] = declared(
+        Name(known=lambda: ("cross-entropy", "squared")), "cross-entropy"
+    )
+    label_smoothing: float = declared(Number(high=0.99), 0.0)
+    augment: bool = declared(Flag(), False)
+    padding: int = declared(Whole(), 4)
+    flip: bool = declared(Flag(), True)
+    pixels: Literal["standardize", "unit"] = declared(
+        Name(known=lambda: ("standardize", "unit")), "standardize"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = declared(
+        Name(known=lambda: ("float32", "bfloat16", "float16")), "float32"
+    )
+    accumulate: int = declared(Whole(low=1), 1)
+    evaluate_at: tuple[int, ...] = declared(Epochs(), ())
+    seed: int = declared(Whole(), 0)
+    code: Options = declared(OptionsKind(), Options())
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            self._set(field.name, _CHECKS[field.name](field.name, getattr(self, field.name)))
-        for name, neutral in _NEUTRAL.items():
-            if name not in METHODS[self.method]:
-                self._set(name, neutral)
-            elif getattr(self, name) is None and name != "grad_clip":
-                raise _refused(name, None, f"a number, since method={self.method!r} uses it")
-        if not self.drops or self.drop_factor == 1:
-            self._set("drops", ())
-            self._set("drop_factor", FIELDS["drop_factor"])
+        for name, kind in KINDS.items():
+            self._set(name, kind.check(name, getattr(self, name)))
+        how = methods[self.method]
+        for name in _NEUTRAL.keys() - acting(how, dataclasses.asdict(self)):
+            self._set(name, _NEUTRAL[name])
+        if self.rest_lr is None and how.kind == "rows":
+            self._set("rest_lr", how.rest_lr_of(self.rule, self.rest))
+        for name in ("rest_momentum", "beta2"):
+            if getattr(self, name) is None and name in acting(how, dataclasses.asdict(self)):
+                raise ValueError(
+                    f"RunConfig: {name}=None is not accepted; give a number, since method={self.method!r} uses it."
+                )
         self._check_together()
+        self._check_options(how)
+        self._set("code", Options(_code_of(self)))
 
     def _check_together(self) -> None:
+        def refuse(name: str, accepted: str) -> None:
+            raise ValueError(f"RunConfig: {name}={getattr(self, name)!r} is not accepted; give {accepted}.")
+
         if self.drops and self.drops[-1] >= self.epochs:
-            raise _refused("drops", self.drops, f"epochs before the last one, with epochs={self.epochs}")
+            refuse("drops", f"epochs before the last one, with epochs={self.epochs}")
+        if self.evaluate_at and self.evaluate_at[-1] > self.epochs:
+            refuse("evaluate_at", f"epochs up to epochs={self.epochs}")
+        if self.warmup > self.epochs:
+            refuse("warmup", f"at most epochs={self.epochs}")
         if self.train_size is not None and self.train_size < self.batch_size:
-            raise _refused("batch_size", self.batch_size, f"at most train_size={self.train_size}")
+            refuse("batch_size", f"at most train_size={self.train_size}")
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
-            raise _refused(
-                "accumulate",
-                self.accumulate,
-                f"parts of equal size, two images or more, of batch_size={self.batch_size}",
-            )
-        if self.network.startswith("vgg") and self.dropout:
-            raise _refused("dropout", self.dropout, f"0 with network={self.network!r}; only a WRN drops out")
+            refuse("accumulate", f"parts of equal size, two images or more, of batch_size={self.batch_size}")
+        if self.dropout and not self.network.startswith("wrn"):
+            refuse("dropout", f"0 with network={self.network!r}; only a WRN drops out")
+        if self.lengths == "frozen" and not self.drops:
+            refuse("lengths", "'frozen' together with drops: they are frozen at the first")
+
+    def _check_options(self, how: Method) -> None:
+        # What fields set has one name, that of the field.
+        by_fields = {"lr", *how.fields, *(("betas",) if "beta2" in how.fields else ())}
+        accepted = how.accepts()
+        for name in self.options:
+            if name in by_fields or (accepted is not None and name not in accepted):
+                allowed = ", ".join(sorted((accepted or set()) - by_fields)) or "none by name"
+                raise ValueError(
+                    f"RunConfig: options={self.options!r} is not accepted; method={self.method!r} takes {allowed}."
+                )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -142,34 +243,51 @@ class RunConfig:
         A change of method gives the fields that had no meaning for the old one their defaults, not the
         neutral values they were set to.
         """
-        unknown = sorted(set(changes) - FIELDS.keys())
-        if unknown:
-            raise TypeError(f"RunConfig: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
-        fields = dataclasses.asdict(self)
-        if "method" in changes:
-            for name in _NEUTRAL.keys() - METHODS[self.method]:
+        _refuse_unknown(changes, TypeError)
+        if self.method not in methods:  # a record's, whose code is not here
+            return self._recorded({**{name: getattr(self, name) for name in FIELDS}, **changes})
+        fields = {name: getattr(self, name) for name in FIELDS if name != "code"}
+        if "method" in changes or "schedule" in changes or "augment" in changes:
+            for name in _NEUTRAL.keys() - acting(methods[self.method], fields):
                 del fields[name]
+        if {"method", "rule", "rest"} & changes.keys() and fields.get("rest_lr") == methods[self.method].rest_lr_of(
+            self.rule, self.rest
+        ):
+            fields["rest_lr"] = None  # nobody's wish: the default of what is asked for now
         return RunConfig(**{**fields, **changes})
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name the result: the same exactly if the same is computed.
 
         Fields at their default are left out, so that a field added later with a default that means "as
-        before" leaves every digest as it is. Of an image folder only the name counts, not where it lies.
+        before" leaves every digest as it is. Of an image folder its content counts, not where it lies.
         """
         return digest_of(self, RECIPE)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain values that JSON can hold."""
-        return {**dataclasses.asdict(self), "drops": list(self.drops)}
+        return {name: _plain(getattr(self, name)) for name in FIELDS}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> RunConfig:
         """The inverse of `as_dict`; fields that are missing take their defaults."""
-        unknown = sorted(set(fields) - FIELDS.keys())
-        if unknown:
-            raise ValueError(f"RunConfig: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
-        return cls(**fields)
+        _refuse_unknown(fields, ValueError)
+        if not fields.get("code") and fields.get("method") in methods:
+            return cls(**fields)
+        return cls._recorded(fields)
+
+    @classmethod
+    def _recorded(cls, fields: Mapping[str, Any]) -> RunConfig:
+        """A configuration as a record holds it: of code that need not be here, or is another by now."""
+        missing = [n for n, default in FIELDS.items() if default is dataclasses.MISSING and n not in fields]
+        if missing:
+            raise ValueError(f"RunConfig: no {', '.join(missing)}")
+        config = object.__new__(cls)
+        for name, default in FIELDS.items():
+            value = fields.get(name, default)
+            value = Options(value) if isinstance(value, Mapping) else value
+            config._set(name, tuple(value) if isinstance(value, list) else value)
+        return config
 
     @property
     def name(self) -> str:
@@ -177,16 +295,58 @@ class RunConfig:
         return "-".join([self.network, _portable(self.dataset), self.method, f"s{self.seed}", self.digest()])
 
 
+FIELDS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
+"""Every field with its default."""
+
+KINDS: dict[str, Kind] = {field.name: field.metadata["kind"] for field in dataclasses.fields(RunConfig)}
+"""Every field with what it accepts."""
+
+# What a digest leaves out: the defaults, and of fields whose default was once another, that one.
+_LEFT_OUT = {**FIELDS, "rest_lr": 0.01}
+
+
+def acting(method: Method, fields: Mapping[str, Any]) -> set[str]:
+    """Which of the fields that act only beside others do so in a run of a method with these fields."""
+    found = set(method.fields) | {"options"}
+    if method.kind == "rows":
+        rest = fields.get("rest", "sgd")
+        found |= {"rest", "rest_lr", "rest_options", "weight_decay"}
+        found |= {"rest_momentum", "nesterov"} if rest == "sgd" else set()
+    if method.optimizer is methods["sgd"].optimizer and method.kind == "whole":
+        found |= _CONTROLS
+    if fields.get("augment"):
+        found |= {"padding", "flip"}
+    if fields.get("schedule", "steps") == "steps" and fields.get("drops") and fields.get("drop_factor") != 1:
+        found |= {"drops", "drop_factor"}
+    return found
+
+
 def digest_of(config: RunConfig, recipe: int) -> str:
     """`RunConfig.digest` as of a given version of the recipe: what reads records of older ones needs."""
     said = {
         name: value
         for name, value in config.as_dict().items()
-        if FIELDS[name] is dataclasses.MISSING or value != _plain(FIELDS[name])
+        if _LEFT_OUT[name] is dataclasses.MISSING or value != _plain(_LEFT_OUT[name])
     }
     said["dataset"] = _portable(config.dataset)
     text = json.dumps({"recipe": recipe, **said}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _code_of(config: RunConfig) -> dict[str, str]:
+    """Hashes of what the run uses that is not the package's own."""
+    found = {}
+    used = {"method": methods[config.method].optimizer}
+    for what, function in used.items():
+        if is_foreign(function):
+            found[what] = code_digest(function)
+    return found
+
+
+def _refuse_unknown(fields: Mapping[str, Any], error: type[Exception]) -> None:
+    unknown = sorted(set(fields) - FIELDS.keys())
+    if unknown:
+        raise error(f"RunConfig: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
 
 
 def _portable(dataset: str) -> str:
@@ -195,113 +355,6 @@ def _portable(dataset: str) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Options):
+        return value.plain()
     return list(value) if isinstance(value, tuple) else value
-
-
-def _refused(field: str, given: object, accepted: str) -> ValueError:
-    return ValueError(f"RunConfig: {field}={given!r} is not accepted; give {accepted}.")
-
-
-def _number(low: float, high: float = math.inf, *, open_low: bool = False, none: bool = False) -> Callable:
-    left, right = ("(" if open_low else "["), (")" if high == math.inf else "]")
-    accepted = f"a finite number in {left}{low:g}, {high:g}{right}" + (", or None" if none else "")
-
-    def check(field: str, value: Any) -> float | None:
-        if value is None and none:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"RunConfig: {field}={value!r} is not accepted; give {accepted}.")
-        if not math.isfinite(value) or not low <= value <= high or (open_low and value == low):
-            raise _refused(field, value, accepted)
-        return float(value)
-
-    return check
-
-
-def _integer(low: int, *, none: bool = False) -> Callable:
-    accepted = f"a whole number of at least {low}" + (", or None" if none else "")
-
-    def check(field: str, value: Any) -> int | None:
-        if value is None and none:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"RunConfig: {field}={value!r} is not accepted; give {accepted}.")
-        if value < low:
-            raise _refused(field, value, accepted)
-        return value
-
-    return check
-
-
-def _choice(*accepted: str) -> Callable:
-    def check(field: str, value: Any) -> str:
-        if value not in accepted:
-            raise _refused(field, value, "one of " + ", ".join(accepted))
-        return value
-
-    return check
-
-
-def _network(field: str, value: Any) -> str:
-    vgg = re.fullmatch(r"vgg-(11|13|16|19)", str(value))
-    wrn = re.fullmatch(r"wrn-([1-9]\d*)-(0\.\d*[1-9]|[1-9]\d*(\.\d*[1-9])?)", str(value))
-    if not (vgg or (wrn and int(wrn[1]) >= 10 and int(wrn[1]) % 6 == 4)):
-        raise _refused(
-            field, value, "vgg-11, vgg-13, vgg-16, vgg-19, or wrn-DEPTH-WIDEN, DEPTH 10, 16, 22, …"
-        )
-    return value
-
-
-def _dataset(field: str, value: Any) -> str:
-    if value not in DATASETS and not (str(value).startswith("imagefolder:") and len(value) > 12):
-        raise _refused(field, value, f"one of {', '.join(DATASETS)}, or imagefolder:PATH")
-    return value
-
-
-def _flag(field: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"RunConfig: {field}={value!r} is not accepted; give True or False.")
-    return value
-
-
-def _epochs(field: str, value: Any) -> tuple[int, ...]:
-    accepted = "whole numbers of at least 1, each larger than the one before, e.g. (60, 120, 160)"
-    if not isinstance(value, tuple | list) or any(
-        isinstance(e, bool) or not isinstance(e, int) for e in value
-    ):
-        raise TypeError(f"RunConfig: {field}={value!r} is not accepted; give {accepted}.")
-    if any(after <= before for before, after in zip((0, *value), value, strict=False)):
-        raise _refused(field, value, accepted)
-    return tuple(value)
-
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "network": _network,
-    "dataset": _dataset,
-    "method": _choice(*METHODS),
-    "epochs": _integer(1),
-    "lr": _number(0, open_low=True),
-    "width": _number(0, open_low=True),
-    "dropout": _number(0, 0.99),
-    "train_size": _integer(1, none=True),
-    "rule": _choice("invariant", "paper"),
-    "batch_size": _integer(2),  # one image alone has no batch statistics
-    "rest_lr": _number(0, open_low=True, none=True),
-    "momentum": _number(0, 0.9999),
-    "rest_momentum": _number(0, 0.9999, none=True),
-    "grad_clip": _number(0, open_low=True, none=True),
-    "alpha": _number(0),
-    "beta2": _number(0, 0.999999, none=True),
-    "weight_decay": _number(0),
-    "drops": _epochs,
-    "drop_factor": _number(0, 1, open_low=True),
-    "bn_decay": _number(0, 0.9999),
-    "augment": _flag,
-    "pixels": _choice("standardize", "unit"),
-    "precision": _choice("float32", "bfloat16", "float16"),
-    "accumulate": _integer(1),
-    "seed": _integer(0),
-}
-
-# Every field with its default.
-FIELDS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}

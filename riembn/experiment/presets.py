@@ -1,19 +1,20 @@
-"""Which settings did the papers use for a cell of their tables, and what is its small relative?"""
+"""The settings of the papers for each cell of their tables, and small relatives of those cells."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .config import FIELDS, METHODS, RunConfig
+from ..methods import methods
+from .config import FIELDS, RunConfig, acting
 
 __all__ = ["PAPER_CELLS", "PROFILES", "method_settings", "preset"]
 
 _CIFAR_NETWORKS = ("vgg-13", "vgg-19", "wrn-28-10", "wrn-40-10")
 _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
 
-# The tables of Cho and Lee (2017): data set -> networks. Each has a column for sgd, sgd-g and adam-g; psi-sgd
-# at these cells is ours: Yi (2022) trained ResNets, at rate 1.0, or 0.1 with momentum 0.9 (supplement, Table 3).
+# The tables of Cho and Lee (2017): data set -> networks. Each has a column for sgd, sgd-g and adam-g; other methods
+# at these cells are ours.
 PAPER_CELLS = {"cifar10": _CIFAR_NETWORKS, "cifar100": _CIFAR_NETWORKS, "svhn": _SVHN_NETWORKS}
 
 # --- what the papers' numbers were made with (TensorFlow release of Cho and Lee) ----------------------
@@ -22,9 +23,9 @@ _METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1},
     "sgd-g": {"lr": 0.2, "rest_lr": 0.01, "grad_clip": 0.1, "alpha": 0.1},
     "adam-g": {"lr": 0.05, "rest_lr": 0.01, "grad_clip": 0.1, "alpha": 0.1, "beta2": 0.99},
-    # Ours: the rate SGD starts with on a He-initialized weight vector, 0.1/|w|^2 with |w|^2 = 2. Measured
-    # invariance, because PSI-SGD lets a vector's length drift and may only act where length has no meaning.
-    "psi-sgd": {"lr": 0.05, "rest_lr": 0.01, "rule": "invariant"},
+    # Yi (2022), Section 6.2: 0.1 with momentum 0.9, 1.0 without. Measured invariance, because PSI-SGD lets a row's
+    # length drift and may only act where length has no meaning.
+    "psi-sgd": {"lr": 0.1, "rule": "invariant"},
 }
 
 _EVERYWHERE: dict[str, Any] = {
@@ -64,8 +65,7 @@ class Profile:
     """A size at which a cell can be run: which data set stands in, which networks, and for how long."""
 
     stand_in: str
-    vgg: tuple[str, float]
-    wrn: tuple[str, float]
+    networks: dict[str, tuple[str, float]]  # of each family its small member and width
     settings: dict[str, Any]
 
 
@@ -73,8 +73,7 @@ PROFILES = {
     # Two cores, minutes a run.
     "laptop": Profile(
         stand_in="fashion-mnist",
-        vgg=("vgg-11", 0.25),
-        wrn=("wrn-10-1", 1.0),
+        networks={"vgg-": ("vgg-11", 0.25), "wrn-": ("wrn-10-1", 1.0)},
         settings={
             "train_size": 10_000,
             "epochs": 12,
@@ -88,8 +87,7 @@ PROFILES = {
     # Seconds a run, and no data beyond what scikit-learn brings.
     "smoke": Profile(
         stand_in="digits",
-        vgg=("vgg-11", 0.125),
-        wrn=("wrn-10-1", 0.5),
+        networks={"vgg-": ("vgg-11", 0.125), "wrn-": ("wrn-10-1", 0.5)},
         settings={
             "train_size": None,
             "epochs": 4,
@@ -130,15 +128,16 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
             f"preset: {name!r} is no preset; give NETWORK/DATASET/METHOD: wrn-28-10/cifar10/sgd-g."
         )
     network, dataset, method = parts
-    if method not in METHODS:
-        raise ValueError(f"preset: unknown method {method!r} in {name!r}; give one of {', '.join(METHODS)}.")
+    if method not in methods:
+        raise ValueError(f"preset: unknown method {method!r} in {name!r}; give one of {', '.join(methods)}.")
     unknown = sorted(set(overrides) - FIELDS.keys())
     if unknown:
         raise TypeError(f"preset: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
     if profile == "paper":
         settings = _paper(name, network, dataset, method)
     elif profile in PROFILES:
-        settings = _small(name, PROFILES[profile], network, dataset, method)
+        _check_names(network, dataset, method)
+        settings = _small(PROFILES[profile], network, dataset, method)
     else:
         raise ValueError(f"preset: unknown profile {profile!r}; give smoke, laptop or paper.")
     if "epochs" in overrides and "drops" not in overrides:
@@ -158,36 +157,43 @@ def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]
     return settings
 
 
+def _check_names(network: str, dataset: str, method: str) -> None:
+    """Refuse a name even where only its family is kept."""
+    RunConfig(network=network, dataset=dataset, method=method, epochs=1, lr=1.0)
+
+
 def method_settings(method: str, dataset: str) -> dict[str, Any]:
-    """The fields of a configuration that the release chose for a method on a data set."""
-    everywhere = {"rule", "momentum", *({"rest_momentum"} & METHODS[method])}
-    settings = {**{name: _EVERYWHERE[name] for name in everywhere}, **_METHOD_SETTINGS[method]}
+    """The fields of a configuration that its authors chose for a method on a data set; of others its defaults."""
+    how = methods[method]
+    settings = dict(_METHOD_SETTINGS.get(method, {"lr": how.lr, "rule": "invariant"}))
+    acts = acting(how, _EVERYWHERE)
+    settings = {**{n: v for n, v in _EVERYWHERE.items() if n in acts | {"rule", "momentum"}}, **settings}
+    settings.pop("weight_decay", None)
     if dataset == "svhn":
         for rate in {"lr", "rest_lr"} & settings.keys():
             settings[rate] /= _SVHN_RATE_DIVISOR
     return settings
 
 
-def _small(name: str, profile: Profile, network: str, dataset: str, method: str) -> dict[str, Any]:
-    known = (*PAPER_CELLS, *_SMALL_DATASETS)
-    if dataset not in known:
-        raise ValueError(f"preset: unknown data set {dataset!r} in {name!r}; give one of {', '.join(known)}.")
-    # Checked by the configuration even though only its family is kept.
-    RunConfig(network=network, dataset=dataset, method=method, epochs=1, lr=1.0)
-    small, width = profile.wrn if network.startswith("wrn") else profile.vgg
-    # A preset that names a small data set means it, when the profile's data set is not a smaller one.
-    stands_in = (
-        profile.stand_in if profile.stand_in == "digits" or dataset not in _SMALL_DATASETS else dataset
-    )
-    return {
-        "network": small,
-        "width": width,
-        "dataset": stands_in,
+def _small(profile: Profile, network: str, dataset: str, method: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "network": network,
+        "dataset": dataset,
         "method": method,
         **_EVERYWHERE,
-        **_METHOD_SETTINGS[method],
+        **method_settings(method, "small"),
         **profile.settings,
     }
+    # Only the papers' families shrink; a network of somebody's own is meant as it is, and so is a data set.
+    for family, (small, width) in profile.networks.items():
+        if network.startswith(family):
+            settings |= {"network": small, "width": width}
+    # A preset that names a small data set means it, when the profile's data set is not a smaller one.
+    if dataset in PAPER_CELLS or (dataset in _SMALL_DATASETS and profile.stand_in == "digits"):
+        settings["dataset"] = profile.stand_in
+    if settings["dataset"] not in (*PAPER_CELLS, *_SMALL_DATASETS):
+        settings["train_size"] = None
+    return settings
 
 
 def _moved(drops: tuple[int, ...], before: int, after: Any) -> tuple[int, ...]:

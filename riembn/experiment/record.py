@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -9,33 +10,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .config import METHODS, RECIPE, RunConfig, digest_of
+from ..methods import methods
+from .config import RECIPE, RunConfig, acting, digest_of
+from .fields import written
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["COLUMNS", "MACHINE", "SCHEMA", "Record", "rounded"]
 
-SCHEMA = 2
+SCHEMA = 3
 # Columns that a schema added: records of an older one are read with None in them.
-_ADDED = {2: ("peak_memory",)}
+_ADDED = {2: ("peak_memory",), 3: ("clean_loss", "validation_loss", "validation_error", "angle_rms")}
 
 # One value an epoch each; None where a column has no meaning for the method or was not finite.
 COLUMNS: dict[str, str] = {
     "epoch": "counted from 1",
     "step": "optimizer steps taken since the start",
     "current_lr": "learning rate of the epoch, after its drops",
-    "train_loss": "mean cross-entropy of the epoch's batches, as they were trained on",
+    "train_loss": "mean loss of the epoch's batches, as they were trained on",
     "train_error": "percent of the epoch's images misclassified while they were trained on",
-    "test_loss": "mean cross-entropy on the whole test set after the epoch",
+    "clean_loss": "mean loss on up to 2,000 training images after the epoch, in evaluation mode, not augmented",
+    "validation_loss": "mean loss on the images held out for validation after the epoch",
+    "validation_error": "percent of the images held out for validation misclassified after the epoch",
+    "test_loss": "mean loss on the whole test set after the epoch",
     "test_error": "percent of the test set misclassified after the epoch",
-    "angle": "radians a weight vector turned in a step: mean over vectors and probed steps",
-    "clipped": "share of weight vectors whose projected gradient exceeded grad_clip at the probed steps",
-    "gradient_norm": "|w||h|, h the projected gradient with L^O: mean over vectors and probed steps",
-    "weight_norm": "mean norm of a weight vector after the epoch",
+    "angle": "radians a weight row turned in a step: mean over weight rows and probed steps",
+    "angle_rms": "root mean square of that angle over weight rows and probed steps, radians",
+    "clipped": "share of weight rows whose projected gradient exceeded grad_clip at the probed steps",
+    "gradient_norm": "|w||h|, h the projected gradient with L^O: mean over weight rows and probed steps",
+    "weight_norm": "mean norm of a weight row after the epoch",
     "effective_lr": "rate on the unit sphere after the epoch: mean lr/|w|^2 for sgd, lr for the others",
     "orthogonality": "L^O/alpha after the epoch: sum over weights of |YY^T - I|^2/2, rows of unit length",
-    "cosine": "root mean square cosine between two vectors of one weight after the epoch",
+    "cosine": "root mean square cosine between two rows of one weight after the epoch",
     "seconds": "wall time of the epoch's training, without evaluation",
     "images_per_second": "training speed of the epoch",
     "peak_memory": "MiB: of the device's memory in the epoch; on a CPU of the process since it started",
@@ -59,6 +66,8 @@ class Record:
         environment: Device, versions, commit, threads, wall time. Of a run that was gone on with elsewhere, also
             the environments before, under ``earlier``, each with the steps taken by its end as ``until_step``.
         recipe: Version of the recipe the run followed.
+        predictions: The class that the trained network gives to each of the first 1,000 test images; None if the
+            test set was not looked at, or the record is an older one.
     """
 
     config: RunConfig
@@ -67,6 +76,7 @@ class Record:
     diverged_step: int | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     recipe: int = RECIPE
+    predictions: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.status not in ("finished", "diverged"):
@@ -100,16 +110,17 @@ class Record:
 
         def result(record: Record) -> object:
             kept = {name: values for name, values in record.columns.items() if name not in MACHINE}
-            return record.config, record.recipe, record.status, record.diverged_step, kept
+            outcome = record.status, record.diverged_step, record.predictions
+            return record.config, record.recipe, outcome, kept
 
         return result(self) == result(other)
 
     def frame(self) -> pandas.DataFrame:
         """One row an epoch: the configuration's fields, digest and status, then the columns.
 
-        ``drops`` is text, the epochs with blanks between. What does not apply is NaN; ``grad_clip`` is infinite
-        where a method clips nothing. A run that diverged in its first epoch has one row, epoch 0, so that it is
-        not forgotten.
+        Lists of epochs are text, with blanks between, and so are options. What does not apply is NaN;
+        ``grad_clip`` is infinite where a method clips nothing. A run that diverged in its first epoch has one
+        row, epoch 0, so that it is not forgotten.
         """
         import pandas
 
@@ -118,10 +129,15 @@ class Record:
         frame = pandas.DataFrame(
             numbers if numbers["epoch"] else {**dict.fromkeys(COLUMNS, [math.nan]), **start}
         )
-        said = {**self.config.as_dict(), "drops": " ".join(map(str, self.config.drops))}
-        if said["grad_clip"] is None and "grad_clip" in METHODS[self.config.method]:
+        said: dict[str, Any] = {
+            name: " ".join(map(str, value)) if isinstance(value, list) else value
+            for name, value in self.config.as_dict().items()
+        }
+        how = methods.get(self.config.method)
+        if said["grad_clip"] is None and how and "grad_clip" in acting(how, said):
             said["grad_clip"] = math.inf  # no bound: a value to group by, where NaN means no such thing
         said |= {name: math.nan for name in _OPTIONAL_NUMBERS if said[name] is None}
+        said |= {name: written(value) for name, value in said.items() if isinstance(value, dict)}
         said |= {"digest": self.digest, "status": self.status}
         for place, (name, value) in enumerate(said.items()):
             frame.insert(place, name, value)
@@ -137,6 +153,8 @@ class Record:
             "diverged_step": self.diverged_step,
             "config": self.config.as_dict(),
             "environment": dict(self.environment),
+            "predictions": self.predictions,
+            "checksum": self._checksum(),
         }
         lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}," for key, value in head.items()]
         columns = [
@@ -156,7 +174,8 @@ class Record:
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise ValueError(f"schema is {schema!r}; this version reads 1 to {SCHEMA}")
         names = ("recipe", "digest", "status", "diverged_step", "config", "environment", "columns")
-        missing = [name for name in names if name not in content]
+        since_3 = ("predictions", "checksum") if schema >= 3 else ()
+        missing = [name for name in (*names, *since_3) if name not in content]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
         unknown = [None] * len(content["columns"]["epoch"])
@@ -165,10 +184,18 @@ class Record:
         record = cls(
             config=RunConfig.from_dict(content["config"]),
             **{name: content[name] for name in names if name not in ("digest", "config")},
+            predictions=content.get("predictions"),
         )
         if record.digest != content["digest"]:
             raise ValueError(f"digest is {content['digest']!r}, but its configuration's is {record.digest!r}")
+        if schema >= 3 and record._checksum() != content["checksum"]:
+            raise ValueError("its numbers are not those that were written: the checksum differs")
         return record
+
+    def _checksum(self) -> str:
+        """Of everything that was measured, so that an altered number is noticed."""
+        told = [self.status, self.diverged_step, self.predictions, dict(self.environment), dict(self.columns)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def rounded(value: float | int | None) -> float | int | None:

@@ -1,4 +1,4 @@
-"""How is a network trained, step by step and epoch by epoch?
+"""Training of one run, step by step and epoch by epoch.
 
 Everything random is a function of the seed and the epoch, and nothing else: a run that was interrupted goes
 on from its last checkpoint as if nothing had happened, on a CPU to the last bit.
@@ -16,20 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .. import data, models
+from .. import data
 from ..experiment.checkpoint import Checkpoints
-from ..experiment.config import METHODS, RunConfig
+from ..experiment.config import RunConfig
 from ..experiment.record import COLUMNS, Record, rounded
 from ..invariance import split
 from ..kernels.c_library import library
-from ..methods import build_optimizer
 from .batch_norm import normalize_across
-from .batch_order import balanced_subset, epoch_batches, seed_of, steps_before
+from .batch_order import epoch_batches, seed_of, steps_before
+from .controls import Lengths
 from .devices import Devices, gathered, load_model, load_optimizer
 from .freed_memory import keep_freed_memory
-from .graphed import GraphedStep
 from .machine import environment, peak_memory
-from .motion import Probe, probed_steps
+from .motion import Motion, probed_steps
+from .schedule import rate_factor
+from .setup import images_of, network_of, optimizer_of, perturb
 from .sums import Sums
 from .tensorboard import curves
 
@@ -37,11 +38,11 @@ __all__ = ["Run"]
 
 EVALUATION_BATCH = 500
 EXAMPLE_SIZE = 64  # images on which invariance is measured
-PADDING = 4
+PREDICTED = 1000  # test images of which a record keeps the predicted classes
 
 
 class Run:
-    """Data, network, optimizer and probe of one configuration, and the loop over them."""
+    """Images, network, optimizer and measurement of one configuration, and the loop over its epochs."""
 
     def __init__(
         self,
@@ -50,7 +51,6 @@ class Run:
         data_root: str | Path | None,
         *,
         compile: bool = False,
-        cuda_graphs: bool = False,
         devices: Devices | None = None,
     ) -> None:
         self.config = config
@@ -61,25 +61,10 @@ class Run:
             keep_freed_memory()
         self.environment = environment(self.device)  # now: the checkout can change while a run lasts
         if self.devices.count > 1:
-            self._check_devices(compile or cuda_graphs)
+            self._check_devices(compile)
             self.environment |= {"devices": self.devices.count, "sharded": self.devices.shard}
-        if cuda_graphs:
-            self._check_graphs()
-        train_set, test_set = data.load(config.dataset, data_root)
-        if config.train_size is not None:
-            train_set = train_set.subset(balanced_subset(train_set.labels, config.train_size))
-        if config.batch_size > len(train_set):
-            raise ValueError(
-                f"train: batch_size={config.batch_size} exceeds the {len(train_set)} images of "
-                f"{config.dataset}; give a smaller one."
-            )
-        self.train_set, self.test_set = train_set.to(self.device), test_set.to(self.device)
-        if config.pixels == "standardize":
-            self.mean, self.std = data.channel_stats(self.train_set.images)
-        else:
-            channels = self.train_set.images.shape[1]
-            self.mean = torch.zeros(channels, device=self.device)
-            self.std = torch.ones(channels, device=self.device)
+        self.images = images_of(config, data_root, self.device)
+        self.steps = steps_before(config.epochs, len(self.images.train), config.batch_size)
         self.crops = torch.Generator(self.device)
         with self._own_randomness("weights"):
             self._build()
@@ -88,57 +73,45 @@ class Run:
             # Eager's random numbers: else dropout would drop other values than without compiling.
             self.forward = torch.compile(self.model, options={"fallback_random": True})
             self.environment["compiled_network"] = True
-        self.graphed_step = GraphedStep(self.optimizer) if cuda_graphs else None
-        if cuda_graphs:
-            self.environment["cuda_graphs"] = True
+        self.lengths = None
+        if config.lengths != "free":
+            self.lengths = Lengths(config, self.found, lambda told: self._reference(data_root, told))
 
     def _build(self) -> None:
         config = self.config
-        self.model = models.build(
-            config.network,
-            num_classes=len(self.train_set.classes),
-            in_channels=self.train_set.images.shape[1],
-            width=config.width,
-            dropout=config.dropout,
-        ).to(self.device)
-        # Half as fast again on a CPU; the overload is missing in torch's stubs.
-        self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.momentum = 1 - config.bn_decay
-        example = self._input(self.train_set.images[:EXAMPLE_SIZE])
+        self.model = network_of(config, self.images, self.device)
+        example = self.images.scaled(self.images.train.images[:EXAMPLE_SIZE])
         found = split(self.model, example, rule=config.rule)
+        perturb(self.model, found, config)
         normalize_across(self.model, self.devices, config.accumulate)
         self.wrapped = self.devices.wrap(self.model)
-        found = found.rebind(self.model)
-        self.probe = Probe(found.groups(), grad_clip=config.grad_clip, alpha=config.alpha)
-        self.optimizer = build_optimizer(self.model, found, config.method, **_settings(config))
+        self.found = found.rebind(self.model)
+        self.motion = Motion(self.found.groups(), grad_clip=config.grad_clip, alpha=config.alpha)
+        self.optimizer = optimizer_of(config, self.model, self.found)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         if config.method != "sgd" and self.device.type == "cpu":
             # Where there is no C compiler the step is another one, whose last bits differ.
             self.environment["compiled_step"] = library() is not None
 
+    def _reference(self, data_root: str | Path | None, told: Callable[[Tensor], None]) -> None:
+        """Train the same run with free lengths, and tell those of its rows after each step."""
+        other = Run(self.config.replace(lengths="free"), self.device, data_root)
+        rows = Lengths(other.config, other.found, lambda _: None)
+        for epoch in range(self.config.epochs):
+            other._epoch(epoch, None, lambda *_: None, after_step=lambda: told(rows.now()))
+
     def _check_devices(self, compiled: bool) -> None:
         config, devices = self.config, self.devices
         devices.check(batch_size=config.batch_size, parts=config.accumulate, dropout=config.dropout)
         if compiled:
-            raise ValueError(
-                f"train: compile and cuda_graphs are for one device, not {devices.count}; leave them out."
-            )
+            raise ValueError(f"train: compile is for one device, not {devices.count}; leave it out.")
+        if config.lengths != "free":
+            raise ValueError(f"train: lengths={config.lengths!r} is for one device, not {devices.count}.")
         if config.precision == "float16":
             raise ValueError(
                 f"train: {devices.count} devices would scale precision='float16' otherwise than one, and skip other "
                 "steps; give 'bfloat16'."
-            )
-
-    def _check_graphs(self) -> None:
-        if self.device.type != "cuda":
-            raise ValueError(f"train: cuda_graphs=True needs a CUDA device, not {self.device}; leave it out.")
-        if self.config.precision == "float16":
-            raise ValueError(
-                "train: cuda_graphs=True does not go with precision='float16', whose scaler decides at each "
-                "step whether to take it; leave it out, or give 'bfloat16'."
             )
 
     def to_record(
@@ -153,7 +126,7 @@ class Run:
         """Train from the last checkpoint, or from the start, to the end."""
         from tqdm import tqdm
 
-        config, size, devices = self.config, len(self.train_set), self.devices
+        config, size, devices = self.config, len(self.images.train), self.devices
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         first, part, spent, bad_step = 0, None, 0.0, None
         before: dict[str, Any] | None = None
@@ -167,6 +140,8 @@ class Run:
             if first < config.epochs:
                 load_optimizer(self.optimizer, saved["optimizer"])
                 self.scaler.load_state_dict(saved.get("scaler", {}))
+                if self.lengths:
+                    self.lengths.load(saved.get("lengths"))
             before = saved.get("environment")
             del saved  # a second copy of all weights, else, for as long as the run lasts
         taken = steps_before(first, size, config.batch_size) + (part["steps"] if part else 0)
@@ -187,6 +162,7 @@ class Run:
                 # A finished run is kept for its weights alone.
                 "optimizer": None if over else gathered(self.optimizer.state_dict()),
                 "scaler": self.scaler.state_dict(),
+                "lengths": self.lengths.state() if self.lengths else None,
                 "columns": columns,
                 "part": None if sums is None else self._part(sums),
                 "wall_seconds": spent + now - started,
@@ -221,6 +197,7 @@ class Run:
             diverged_step=bad_step,
             columns=columns,
             environment={**self.environment, "wall_seconds": wall},
+            predictions=self._predictions() if bad_step is None else None,
         )
 
     def _note_environment(self, before: dict[str, Any] | None, taken: int) -> None:
@@ -232,16 +209,17 @@ class Run:
             self.environment["earlier"] = earlier
 
     def _epoch(
-        self, epoch: int, bar: Any, keep: Callable[..., None], part: Mapping[str, Any] | None = None
+        self,
+        epoch: int,
+        bar: Any,
+        keep: Callable[..., None],
+        part: Mapping[str, Any] | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> tuple[dict[str, Any], int | None]:
         """Train and evaluate one epoch: its row of the record, and the step whose loss was not finite."""
-        config = self.config
-        factor = config.drop_factor ** sum(drop <= epoch for drop in config.drops)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        lr = config.lr * factor
-        first = steps_before(epoch, len(self.train_set), config.batch_size)
-        order = epoch_batches(epoch, size=len(self.train_set), batch_size=config.batch_size, seed=config.seed)
+        config, train = self.config, self.images.train
+        first = steps_before(epoch, len(train), config.batch_size)
+        order = epoch_batches(epoch, size=len(train), batch_size=config.batch_size, seed=config.seed)
         order = order.to(self.device)
         probed = probed_steps(len(order))
         self.crops.manual_seed(seed_of("crops", config.seed, epoch))
@@ -249,27 +227,34 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.model.train()
+        lr = self._set_rates(first, epoch)
         with self._own_randomness("dropout", epoch):
             if part:
                 sums = self._go_on(part)
             started = time.monotonic() - sums.seconds
             for number, indices in enumerate(order[sums.steps :], start=sums.steps):
-                images, labels = (
-                    t.index_select(0, indices) for t in (self.train_set.images, self.train_set.labels)
-                )
+                lr = self._set_rates(first + number, epoch)
+                images, labels = (t.index_select(0, indices) for t in (train.images, train.labels))
                 if config.augment:
-                    images = data.reflect_crop_flip(images, padding=PADDING, generator=self.crops)
+                    images = data.reflect_crop_flip(
+                        images, padding=config.padding, flip=config.flip, generator=self.crops
+                    )
                 self._backward(images, labels, sums, first + number)
+                if self.lengths:
+                    self.lengths.before_step(first + number, epoch)
                 if number in probed:
                     if sums.over(self.devices).bad >= 0:
                         break
                     self.scaler.unscale_(self.optimizer)
-                    self.probe.before_step()
+                    self.motion.before_step()
                     self._step()
-                    self.probe.after_step()
+                    self.motion.after_step()
                 else:
                     self._step()
-                bar.update()
+                if after_step:
+                    after_step()
+                if bar is not None:
+                    bar.update()
                 sums.steps, sums.seconds = number + 1, time.monotonic() - started
                 if sums.steps < len(order):
                     keep(epoch, sums)
@@ -279,27 +264,43 @@ class Run:
             return {}, sums.bad
         seconds = time.monotonic() - started
         memory = peak_memory(self.device)
-        test_loss, test_error = self._evaluate()
         return {
             "epoch": epoch + 1,
             "step": first + len(order),
             "current_lr": lr,
             "train_loss": sums.loss / len(order),
             "train_error": 100 * sums.wrong / order.numel(),
-            "test_loss": test_loss,
-            "test_error": test_error,
-            **self.probe.motion(),
-            **self.probe.state(lr, unit_free=config.method != "sgd"),
+            **({} if after_step else self._evaluated(epoch + 1)),
+            **self.motion.motion(),
+            **self.motion.state(lr, unit_free=config.method != "sgd"),
             "seconds": seconds,
             "images_per_second": order.numel() / seconds,
             "peak_memory": memory,
         }, None
 
+    def _set_rates(self, step: int, epoch: int) -> float:
+        """Set the rates of a step; returns that of the configuration's ``lr``."""
+        factor = rate_factor(self.config, step, self.steps, epoch)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        return self.config.lr * factor
+
+    def _evaluated(self, epochs: int) -> dict[str, float | None]:
+        """Losses and errors after so many epochs; None where they are not asked for."""
+        config, images = self.config, self.images
+        due = not config.evaluate_at or epochs in (*config.evaluate_at, config.epochs)
+        clean, _ = self._evaluate(images.clean)
+        found: dict[str, float | None] = {"clean_loss": clean}
+        for name, part in (("validation", images.validation), ("test", images.test)):
+            loss, error = self._evaluate(part) if part and due else (None, None)
+            found |= {f"{name}_loss": loss, f"{name}_error": error}
+        return found
+
     def _backward(self, images: Tensor, labels: Tensor, sums: Sums, step: int) -> None:
         """The gradient of the batch's mean loss, in pieces: this device's of ``accumulate`` parts."""
         config, devices = self.config, self.devices
         own, pieces = devices.pieces(config.accumulate)
-        self.optimizer.zero_grad(set_to_none=self.graphed_step is None)
+        self.optimizer.zero_grad()
         for number, (some, wanted) in enumerate(zip(images.chunk(pieces), labels.chunk(pieces), strict=True)):
             if number not in own:
                 continue
@@ -308,8 +309,8 @@ class Run:
                 torch.manual_seed(seed_of("dropout", config.seed, step, number))
             with devices.summing(self.wrapped, number == own[-1]):
                 with self._precision():
-                    scores = self.forward(self._input(some))
-                loss = functional.cross_entropy(scores.float(), wanted) / pieces
+                    scores = self.forward(self.images.scaled(some))
+                loss = self._loss(scores, wanted, smoothing=config.label_smoothing) / pieces
                 self.scaler.scale(loss * devices.count).backward()  # which takes the mean over devices
             sums.add(loss.detach(), (scores.argmax(1) != wanted).sum(), step)
         if devices.count > 1:
@@ -324,11 +325,21 @@ class Run:
                     module.momentum = share / (1 - (parts - 1 - part) * share)
 
     def _step(self) -> None:
-        if self.graphed_step:
-            self.graphed_step()
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.lengths:
+            self.lengths.after_step()
+
+    def _loss(self, scores: Tensor, wanted: Tensor, *, smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
+        """The loss of a batch, its mean or its sum over images, in float32."""
+        if self.config.loss == "cross-entropy":
+            return functional.cross_entropy(
+                scores.float(), wanted, label_smoothing=smoothing, reduction=reduction
+            )
+        target = functional.one_hot(wanted, scores.shape[1]).float()
+        target = target * (1 - smoothing) + smoothing / scores.shape[1]
+        each = (scores.float() - target).square().sum(1)
+        return each.mean() if reduction == "mean" else each.sum()
 
     def _precision(self) -> AbstractContextManager:
         if self.config.precision == "float32":
@@ -340,7 +351,7 @@ class Run:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             **sums.over(self.devices).state(),
-            "seen": self.probe.seen,
+            "seen": self.motion.seen,
             "device": self.device.type,
             "crops": self.crops.get_state(),
             "random": torch.get_rng_state(),
@@ -359,32 +370,38 @@ class Run:
                 f"train: {self.config.name} was interrupted within an epoch on device={before!r}, whose random "
                 f"numbers {self.device.type!r} does not draw; go on there, or train anew with resume=False (--fresh)."
             )
-        self.probe.seen = [{name: t.to(self.device) for name, t in step.items()} for step in part["seen"]]
+        self.motion.seen = [{name: t.to(self.device) for name, t in step.items()} for step in part["seen"]]
         self.crops.set_state(part["crops"])
         torch.set_rng_state(part["random"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(part["cuda_random"], self.device)
         return Sums.of(part, counted=self.devices.first)  # what all had come to goes on in one of them
 
-    def _input(self, images: Tensor) -> Tensor:
-        return data.normalize(images, self.mean, self.std).contiguous(memory_format=torch.channels_last)
-
     @torch.no_grad()
-    def _evaluate(self) -> tuple[float, float]:
-        """Mean cross-entropy and percent misclassified on the whole test set."""
+    def _evaluate(self, part: data.Dataset) -> tuple[float, float]:
+        """Mean loss and percent misclassified on all images of a part."""
         self.model.eval()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         wrong = torch.zeros((), dtype=torch.int64, device=self.device)
-        images, labels = self.test_set.images, self.test_set.labels
         rank, count = self.devices.rank, self.devices.count
-        for batch in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+        for batch in zip(part.images.split(EVALUATION_BATCH), part.labels.split(EVALUATION_BATCH), strict=True):
             some, wanted = (t.tensor_split(count)[rank] for t in batch)
             with self._precision():
-                scores = self.model(self._input(some))
-            loss_sum += functional.cross_entropy(scores.float(), wanted, reduction="sum").double()
+                scores = self.model(self.images.scaled(some))
+            loss_sum += self._loss(scores, wanted, reduction="sum").double()
             wrong += (scores.argmax(1) != wanted).sum()
         loss_sum, wrong = self.devices.total(loss_sum), self.devices.total(wrong)
-        return float(loss_sum) / len(labels), 100 * int(wrong) / len(labels)
+        return float(loss_sum) / len(part), 100 * int(wrong) / len(part)
+
+    @torch.no_grad()
+    def _predictions(self) -> list[int] | None:
+        """The classes given to the first test images; None where the test set is not looked at, or in parts."""
+        if self.images.test is None or self.devices.count > 1:
+            return None
+        self.model.eval()
+        with self._precision():
+            batches = self.images.test.images[:PREDICTED].split(EVALUATION_BATCH)
+            return torch.cat([self.model(self.images.scaled(some)).argmax(1) for some in batches]).tolist()
 
     @contextmanager
     def _own_randomness(self, purpose: str, epoch: int = 0) -> Iterator[None]:
@@ -392,28 +409,3 @@ class Run:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed_of(purpose, self.config.seed, epoch))
             yield
-
-
-def _settings(config: RunConfig) -> Mapping[str, Any]:
-    """The configuration in the words of `riembn.build_optimizer`."""
-    if config.method == "sgd":
-        momentum = config.momentum
-        return {
-            "lr": config.lr,
-            "momentum": momentum,
-            "nesterov": momentum > 0,
-            "weight_decay": config.weight_decay,
-        }
-    settings: dict[str, Any] = {
-        "lr": config.lr,
-        "rest_lr": config.rest_lr,
-        "rest_momentum": config.rest_momentum,
-        "rest_weight_decay": config.weight_decay,
-    }
-    if config.method == "adam-g":
-        settings["betas"] = (config.momentum, config.beta2)
-    else:
-        settings["momentum"] = config.momentum
-    if "grad_clip" in METHODS[config.method]:
-        settings |= {"grad_clip": config.grad_clip, "alpha": config.alpha}
-    return settings

@@ -1,4 +1,4 @@
-"""Where and with what did a run compute?"""
+"""Where and with what a run computes: device, instruction set, versions, commit."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": _cpu(),
+        "isa": torch.backends.cpu.get_cpu_capability(),  # which of torch's kernels: their last bits differ
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a class of its own, which a checkpoint would not load
-        "riembn": _version(),
+        "numpy": _version("numpy"),
+        "torchvision": _version("torchvision"),
+        "riembn": _version("riembn"),
         "commit": commit,
         "dirty": dirty,
     }
@@ -47,9 +50,10 @@ def peak_memory(device: torch.device) -> float | None:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
-def _version() -> str | None:
+@functools.cache
+def _version(package: str) -> str | None:
     try:
-        return metadata.version("riembn")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 

@@ -1,4 +1,4 @@
-"""How far do weight vectors turn in a step, how many are clipped, how long and how orthogonal are they?"""
+"""How far weight rows turn in a step, how many are clipped, how long and how orthogonal they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..geometry import Layout, sphere
 from ..optim import orthogonality, orthogonality_grad
 from ..optim.rows.sharded import whole
 
-__all__ = ["PROBES", "Probe", "probed_steps"]
+__all__ = ["PROBES", "Motion", "probed_steps"]
 
 PROBES = 8  # steps an epoch at which the motion is measured
 
@@ -24,7 +24,7 @@ def probed_steps(steps: int) -> set[int]:
     return {int((k + 0.5) * steps / count) for k in range(count)}
 
 
-class Probe:
+class Motion:
     """Measures the weight vectors of an optimizer's param groups, whichever method moves them.
 
     Everything is measured on the directions u = w/|w|, so that methods that keep lengths and methods that do
@@ -80,7 +80,7 @@ class Probe:
         self._before = []
 
     def motion(self) -> dict[str, float | None]:
-        """Mean ``angle``, ``clipped`` and ``gradient_norm`` since the last call; None if unknown.
+        """Mean ``angle``, ``clipped``, ``gradient_norm`` and ``angle_rms`` since the last call; None if unknown.
 
         A step with a gradient that is not finite does not count: a gradient scaler skips it.
         """
@@ -93,6 +93,8 @@ class Probe:
         for name in ("angle", "clipped", "gradient_norm"):
             found = [step[name].double().mean() for step in taken if name in step]
             means[name] = float(torch.stack(found).mean()) if found else None
+        squares = [step["angle"].double().square().mean() for step in taken if "angle" in step]
+        means["angle_rms"] = float(torch.stack(squares).mean().sqrt()) if squares else None
         if self._grad_clip is None:
             means["clipped"] = None
         self.seen = []

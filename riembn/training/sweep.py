@@ -1,4 +1,4 @@
-"""Which runs of a grid are missing, and how do they get done, side by side?"""
+"""The missing runs of a grid, trained side by side."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sweep(
             with ``n_jobs`` other than 1, each GPU in turn.
         retry_failed: Run again what failed in an earlier sweep. Else it is reported again, and not tried.
         progress: Show a line of progress; None on a terminal only. Elsewhere it is one line a run.
-        options: What else every run is given; `riembn.train` says of ``compile``, ``cuda_graphs``,
+        options: What else every run is given; `riembn.train` says of ``compile``,
             ``checkpoint_minutes``, ``tensorboard`` and ``data_root`` what they are.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How does a configuration come to its record? Read, gone on with, or trained, by one process at a time."""
+"""From a configuration to its record: read, gone on with, or trained, by one process at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def train(
     resume: bool = True,
     device: torch.device | str | None = None,
     compile: bool = False,
-    cuda_graphs: bool = False,
     shard: bool = False,
     checkpoint_minutes: float | None = None,
     tensorboard: str | Path | None = None,
@@ -49,7 +48,6 @@ def train(
         resume: Use a record or checkpoints that are there; False trains anew and replaces them.
         device: Where to compute; None takes the GPU if there is one.
         compile: Train with ``torch.compile(model)``, which changes results by rounding only.
-        cuda_graphs: Launch the optimizer's step as one CUDA graph; not with ``float16``.
         shard: Cut weights and optimizer over the devices (FSDP2), instead of a copy on each (DDP); for processes
             that `torchrun` starts. Results differ by rounding only, as they do with the number of devices.
         checkpoint_minutes: A checkpoint so many minutes after the one before, be it within an epoch; None makes
@@ -75,7 +73,7 @@ def train(
 
         def trained() -> Record:
             with _ONE_RUN:
-                run = Run(config, None, data_root, compile=compile, cuda_graphs=cuda_graphs, devices=devices)
+                run = Run(config, None, data_root, compile=compile, devices=devices)
                 return run.to_record(
                     store.checkpoints(config) if store else None,
                     resume=resume,
