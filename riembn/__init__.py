@@ -5,6 +5,7 @@ from . import evidence as evidence
 from . import geometry as geometry
 from . import models as models
 from . import optim as optim
+from .evidence import Study as Study
 from .experiment import Record as Record
 from .experiment import RunConfig as RunConfig
 from .experiment import Store as Store

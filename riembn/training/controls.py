@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..experiment.config import RunConfig
-from ..geometry import from_rows, to_rows
+from ..geometry import Layout
 from ..invariance import Split
 
 __all__ = ["Lengths"]
 
-_Weights = Sequence[tuple[Tensor, Mapping[str, Any]]]
+_Weights = Sequence[tuple[Tensor, Layout]]
 
 
 class Lengths:
@@ -45,7 +44,7 @@ class Lengths:
     @torch.no_grad()
     def now(self) -> Tensor:
         """The length of every row, shape ``(rows,)``."""
-        return torch.cat([torch.linalg.vector_norm(to_rows(p, **layout), dim=1) for p, layout in self._weights])
+        return torch.cat([torch.linalg.vector_norm(layout.rows(p), dim=1) for p, layout in self._weights])
 
     @torch.no_grad()
     def before_step(self, step: int, epoch: int) -> None:
@@ -61,11 +60,12 @@ class Lengths:
             self._scale(self._held / self.now(), of_gradients=False)
 
     def _scale(self, factors: Tensor, *, of_gradients: bool) -> None:
-        counts = [len(to_rows(p, **layout)) for p, layout in self._weights]
+        counts = [len(layout.rows(p)) for p, layout in self._weights]
         for (p, layout), factor in zip(self._weights, factors.split(counts), strict=True):
             target = p.grad if of_gradients else p
             if target is not None:
-                target.copy_(from_rows(to_rows(target, **layout) * factor.unsqueeze(1), target, **layout))
+                (scaled,) = layout.tensors(layout.rows(target) * factor.unsqueeze(1), target)
+                target.copy_(scaled)
 
     def state(self) -> Tensor | None:
         """As a checkpoint keeps it."""
@@ -76,9 +76,8 @@ class Lengths:
 
 
 def _weights(found: Split) -> _Weights:
-    keys = ("row_dim", "conv_groups", "channels_per_row")
     return [
-        (p, {key: group[key] for key in keys if key in group})
+        (p, Layout.of(group))
         for group in found.groups()
         for p in group["params"][:: 2 if group.get("joint") else 1]
     ]

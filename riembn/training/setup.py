@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 from .. import data, models
 from ..data import Dataset
 from ..experiment.config import RunConfig
-from ..geometry import from_rows, to_rows
+from ..geometry import Layout
 from ..invariance import Split
 from ..methods import build_optimizer, methods
 from .batch_order import balanced_subset, seed_of
@@ -111,12 +111,13 @@ def perturb(model: nn.Module, found: Split, config: RunConfig) -> None:
     random = torch.Generator().manual_seed(seed_of("start", config.seed))
     if config.row_scale:
         for group in found.groups():
-            layout = {k: group[k] for k in ("row_dim", "conv_groups", "channels_per_row") if k in group}
+            layout = Layout.of(group)
             for p in group["params"][:: 2 if group.get("joint") else 1]:
-                rows = to_rows(p, **layout)
+                rows = layout.rows(p)
                 powers = torch.randint(-config.row_scale, config.row_scale + 1, (len(rows), 1), generator=random)
                 factor = torch.ldexp(torch.ones_like(powers, dtype=p.dtype), powers).to(p.device)
-                p.copy_(from_rows(rows * factor, p, **layout))
+                (scaled,) = layout.tensors(rows * factor, p)
+                p.copy_(scaled)
     if config.start_noise:
         for p in model.parameters():
             noise = torch.randn(p.shape, generator=random).to(p.device, p.dtype)

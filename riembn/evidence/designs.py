@@ -1,0 +1,137 @@
+"""The book's experiments: each a few studies, sized by what they have to decide.
+
+All are small: VGG-11 an eighth as wide, Fashion-MNIST, one kind of CPU. Where rates are tuned, every method has the
+same number of tries on the same held-out images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..experiment.config import RunConfig
+from ..experiment.presets import preset
+from .study import Study
+
+__all__ = ["DESIGNS"]
+
+METHODS = ("sgd", "sgd-g", "adam-g", "psi-sgd")
+SEEDS = range(10)
+
+_RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
+_RATES_ADAM = (0.0125, 0.025, 0.05, 0.1, 0.2)
+_REST = (0.01, 0.1)
+# Ten tries a method. PSI-SGD's are those of its paper, 0.1 with momentum and 1.0 without, and three more.
+_PSI = [{"lr": lr} for lr in (0.05, 0.1, 0.2, 0.4)] + [{"lr": 1.0, "momentum": 0.0}]
+_TRIES: dict[str, Any] = {
+    "sgd": {"lr": _RATES, "weight_decay": (5e-4, 2e-3)},
+    "sgd-g": {"lr": _RATES, "rest_lr": _REST},
+    "adam-g": {"lr": _RATES_ADAM, "rest_lr": _REST},
+    "psi-sgd": [{**one, "rest_lr": rest_lr} for one in _PSI for rest_lr in _REST],
+}
+
+
+def cell(**fields: object) -> RunConfig:
+    """The book's cell: VGG-11 × 0.125 on 10,000 images of Fashion-MNIST, 12 epochs, rows by measurement."""
+    common = {"width": 0.125, "rule": "invariant", "evaluate_at": (4, 8, 12)}
+    return preset("vgg-11/fashion-mnist/sgd", profile="laptop", **{**common, **fields})
+
+
+def ends() -> list[Study]:
+    """Block A (C1, C2, C3, P3): test error and clean training loss at the end, each method tuned alike."""
+    paper = {name: {"alpha": 0.1} for name in ("sgd-g", "adam-g")}
+    return [Study(cell(), methods=METHODS, settings=paper, baseline="sgd", seeds=SEEDS, tune=_TRIES)]
+
+
+def ends_without_decay() -> list[Study]:
+    """Block A, without decay (P3): SGD that has none, with as many tries, beside PSI-SGD."""
+    rates = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.6)
+    return [
+        Study(cell(weight_decay=0.0), seeds=SEEDS, tune={"sgd": {"lr": rates}}),
+    ]
+
+
+def early() -> list[Study]:
+    """Block A3 (P2, C3): clean training loss after four epochs, at a constant rate tuned for it."""
+    return [
+        Study(
+            cell(epochs=4, drops=(), evaluate_at=(4,)),
+            methods=METHODS,
+            settings={name: {"alpha": 0.1} for name in ("sgd-g", "adam-g")},
+            baseline="sgd",
+            seeds=SEEDS,
+            tune={
+                "sgd": {"lr": _RATES},
+                "sgd-g": {"lr": _RATES},
+                "adam-g": {"lr": _RATES_ADAM},
+                "psi-sgd": _PSI,
+            },
+            tune_by="clean_loss",
+        )
+    ]
+
+
+def plateaus() -> list[Study]:
+    """Block C (C4): one drop, long after it; SGD, SGD with lengths frozen at the drop, and methods at equal angles."""
+    base = cell(
+        train_size=55_000, epochs=12, drops=(3,), drop_factor=0.2, weight_decay=1e-3, lr=0.1, evaluate_at=(3, 12)
+    )
+    angle_matched = {"sgd-g": {"lr": 0.02}, "adam-g": {"lr": 0.01}, "psi-sgd": {"lr": 0.02}}
+    return [
+        Study(base, vary={"lengths": ["free", "frozen"]}, baseline={"lengths": "free"}, seeds=range(6)),
+        Study(base, methods=METHODS, settings=angle_matched, baseline="sgd", seeds=range(6)),
+    ]
+
+
+def balance() -> list[Study]:
+    """Block D (C8): the angle of SGD at balance against its prediction, and what decay does beyond the rate."""
+    law = [
+        Study(
+            cell(lr=lr, weight_decay=decay, drops=(), evaluate_at=(12,), epochs=epochs),
+            vary={"nesterov": [True, False]},
+            baseline={"nesterov": True},
+            seeds=range(3),
+        )
+        for lr, decay, epochs in ((0.1, 2e-3, 12), (0.05, 2e-3, 12), (0.1, 5e-3, 12), (0.05, 5e-3, 12))
+    ]
+    return [
+        *law,
+        Study(cell(weight_decay=2e-3), vary={"decay_on": ["all", "invariant", "rest"]}, seeds=range(8)),
+        Study(cell(weight_decay=2e-3), vary={"lengths": ["free", "replayed"]}, seeds=range(8)),
+    ]
+
+
+def starts() -> list[Study]:
+    """Block F (C7, P1): the same function at other row lengths, and a start that is 1e-6 off as the floor of chaos."""
+    settings = {"sgd-g": {"lr": 0.2}, "adam-g": {"lr": 0.05}, "psi-sgd": {"lr": 0.1}}
+    return [
+        Study(
+            cell(evaluate_at=(12,), **start), methods=METHODS, settings=settings, baseline="sgd", seeds=range(6)
+        )
+        for start in ({}, {"row_scale": 3}, {"start_noise": 1e-6})
+    ]
+
+
+def ablations() -> list[Study]:
+    """Block E (C5, C6): no clipping, and no L^O, each tuned by itself, against both at the release's values."""
+    rates = {"sgd-g": {"lr": _RATES}, "adam-g": {"lr": _RATES_ADAM}}
+    base = cell(method="sgd-g", lr=0.2, alpha=0.1, rest_lr=0.1)
+    methods = ("sgd-g", "adam-g")
+    return [
+        Study(
+            base, vary={"grad_clip": [0.1, None]}, methods=methods, baseline={"grad_clip": 0.1}, seeds=SEEDS, tune=rates
+        ),
+        Study(base, vary={"alpha": [0.1, 0.0]}, methods=methods, baseline={"alpha": 0.0}, seeds=SEEDS, tune=rates),
+    ]
+
+
+DESIGNS: dict[str, Callable[[], list[Study]]] = {
+    "A": ends,
+    "A3": early,
+    "C": plateaus,
+    "D": balance,
+    "F": starts,
+    "E": ablations,
+    "A0": ends_without_decay,
+}
+"""Each experiment by its letter, in the order in which they are worth running."""

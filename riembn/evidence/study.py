@@ -1,0 +1,277 @@
+"""A study: what varies, with which seeds, against which baseline, tuned how; its runs, and what they say."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..experiment.config import FIELDS, RunConfig
+from ..experiment.store import Store, tidy
+from ..training.sweep import sweep
+from . import stats
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Study"]
+
+TUNING_SEEDS = (100, 101)
+CELL = "cell"
+
+
+class Study:
+    """Runs of a configuration that differ in a few fields, repeated over seeds.
+
+    Every combination of the varied fields' values and methods is a *cell*. With ``tune``, each cell first tries its
+    grid on a validation set that is held out of the training images, never on the test set; its best combination, the
+    lowest mean of ``tune_by`` at the end, is then run on the study's own seeds.
+
+    Args:
+        base: What all runs have in common.
+        vary: Values of fields of the configuration, all combinations of which are run. ``{"alpha": [0, 0.1]}``.
+        methods: Names in `riembn.methods`, run with all of these; None for the base's own.
+        settings: Fields that are set by method, over the base's: ``{"psi-sgd": {"lr": 0.1}}``.
+        baseline: The values of varied fields, or the method, that the others are compared with.
+        seeds: Whole numbers, at least two.
+        tune: For each method (or for all, under ``"*"``) the grid: a mapping of fields to values, whose combinations
+            are tried, or a sequence of mappings, each one try.
+        holdout: Images of the validation set of the tuning runs.
+        tune_by: The column that is tuned, less is better; at the last epoch, or at ``tune_epoch``.
+        tune_epoch: The epoch at which it is read.
+        tune_seeds: Seeds of the tuning runs, none of them among ``seeds``.
+
+    Raises:
+        ValueError: If there are fewer than two seeds, a seed is given twice or is also a tuning seed, the baseline
+            is not among the values, or a field does not act on any method.
+        TypeError: For an unknown field.
+    """
+
+    def __init__(
+        self,
+        base: RunConfig,
+        *,
+        vary: Mapping[str, Iterable[Any]] | None = None,
+        methods: Sequence[str] | None = None,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        baseline: Mapping[str, Any] | str | None = None,
+        seeds: Iterable[int] = range(5),
+        tune: Mapping[str, Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]] | None = None,
+        holdout: int = 5000,
+        tune_by: str = "validation_error",
+        tune_epoch: int | None = None,
+        tune_seeds: Sequence[int] = TUNING_SEEDS,
+    ) -> None:
+        self.base = base
+        self.vary = {name: list(values) for name, values in (vary or {}).items()}
+        self.methods = list(methods or [base.method])
+        self.settings = {name: dict(fields) for name, fields in (settings or {}).items()}
+        self.baseline = {"method": baseline} if isinstance(baseline, str) else dict(baseline or {})
+        self.seeds = [int(seed) for seed in seeds]
+        self.tune = dict(tune or {})
+        self.holdout, self.tune_by, self.tune_epoch = holdout, tune_by, tune_epoch
+        self.tune_seeds = list(tune_seeds)
+        self._check()
+        self.cells = self._cells()
+
+    def _check(self) -> None:
+        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"Study: seeds={self.seeds} is not accepted; give two or more, each once.")
+        if self.tune and set(self.seeds) & set(self.tune_seeds):
+            raise ValueError(f"Study: seeds={self.seeds} overlap the tuning seeds {self.tune_seeds}.")
+        unknown = sorted(({*self.vary} | {n for f in self.settings.values() for n in f}) - FIELDS.keys())
+        if unknown:
+            raise TypeError(f"Study: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
+        for name, values in self.vary.items():
+            if len(values) < 1 or any(values.count(value) > 1 for value in values):
+                raise ValueError(f"Study: vary={{{name!r}: {values}}} is not accepted; give values, each once.")
+        for name, value in self.baseline.items():
+            among = self.methods if name == "method" else self.vary.get(name, [])
+            if value not in among:
+                raise ValueError(f"Study: baseline {name}={value!r} is not among {among}.")
+
+    def _cells(self) -> list[dict[str, Any]]:
+        """Method and varied fields of each cell."""
+        found, seen = [], set()
+        for method, *values in itertools.product(self.methods, *self.vary.values()):
+            cell = {"method": method, **dict(zip(self.vary, values, strict=True))}
+            config = self._config(cell)
+            for name in self.vary:
+                kept = getattr(config, name)
+                if kept != cell[name] and not (isinstance(kept, tuple) and kept == tuple(cell[name])):
+                    raise ValueError(f"Study: {name}={cell[name]!r} does not act on method={method!r}; leave one out.")
+            if config.digest() not in seen:
+                seen.add(config.digest())
+                found.append(cell)
+        return found
+
+    def _config(self, cell: Mapping[str, Any], **more: Any) -> RunConfig:
+        fields = {**self.settings.get(cell["method"], {}), **cell, **more}
+        return self.base.replace(**fields)
+
+    def _tries(self, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The grid of a cell, a dictionary a try; one empty try where nothing is tuned."""
+        given = self.tune.get(cell["method"], self.tune.get("*", {}))
+        if isinstance(given, Mapping):
+            return [dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())]
+        return [dict(one) for one in given]
+
+    def tuning(self) -> list[RunConfig]:
+        """The tuning runs of all cells; none where nothing is tuned."""
+        return [
+            self._config(cell, **one, seed=seed, holdout=self.holdout, evaluate_at=self._evaluate_at())
+            for cell in self.cells
+            if len(self._tries(cell)) > 1
+            for one in self._tries(cell)
+            for seed in self.tune_seeds
+        ]
+
+    def _evaluate_at(self) -> tuple[int, ...]:
+        return (self.tune_epoch or self.base.epochs,)
+
+    def tuned(self, store: Store | str | Path) -> pandas.DataFrame:
+        """One row a try of the tuning: its cell's fields, what was tried, the mean of ``tune_by``, ``best``."""
+        import pandas
+
+        store = Store(store) if not isinstance(store, Store) else store
+        rows: list[dict[str, Any]] = []
+        for number, cell in enumerate(self.cells):
+            tries = self._tries(cell)
+            if len(tries) < 2:
+                continue
+            found = []
+            for one in tries:
+                configs = [
+                    self._config(cell, **one, seed=s, holdout=self.holdout, evaluate_at=self._evaluate_at())
+                    for s in self.tune_seeds
+                ]
+                found.append({**cell, **one, CELL: number, self.tune_by: self._mean(store, configs)})
+            best = min(range(len(found)), key=lambda i: found[i][self.tune_by])
+            rows += [{**row, "best": place == best} for place, row in enumerate(found)]
+        return pandas.DataFrame(rows)
+
+    def _mean(self, store: Store, configs: Sequence[RunConfig]) -> float:
+        """The mean of ``tune_by`` over seeds; infinite where a run diverged."""
+        values = []
+        for config in configs:
+            record = store.get(config)
+            if record is None:
+                raise FileNotFoundError(f"Study: the tuning run {config.name} is not in {store.path}; call run first.")
+            if record.status == "diverged":
+                return math.inf
+            value = record.columns[self.tune_by][(self.tune_epoch or config.epochs) - 1]
+            values.append(math.inf if value is None else float(value))
+        return sum(values) / len(values)
+
+    def configs(self, store: Store | str | Path | None = None) -> list[RunConfig]:
+        """The runs of all cells on the study's seeds; of tuned cells at what the tuning runs in ``store`` chose."""
+        best: dict[int, dict[str, Any]] = {}
+        if self.tuning():
+            if store is None:
+                raise ValueError("Study: what was tuned is in a store; give it.")
+            table = self.tuned(store)
+            for number, cell in enumerate(self.cells):
+                tries = self._tries(cell)
+                if len(tries) > 1:
+                    of_cell = table[table[CELL] == number]["best"].to_list()
+                    best[number] = tries[of_cell.index(True)]
+        return [
+            self._config(cell, **best.get(number, (self._tries(cell) or [{}])[0]), seed=seed)
+            for number, cell in enumerate(self.cells)
+            for seed in self.seeds
+        ]
+
+    def run(self, store: Store | str | Path, n_jobs: int = 1, **options: Any) -> pandas.DataFrame:
+        """Read the records that are there, and train what is missing: first the tuning, then the study's own runs.
+
+        Args:
+            store: Where records are kept.
+            n_jobs: Processes side by side.
+            options: As for `riembn.sweep`.
+
+        Returns:
+            What `frame` returns.
+        """
+        if missing := self.tuning():
+            sweep(missing, store=store, n_jobs=n_jobs, **options)
+        sweep(self.configs(store), store=store, n_jobs=n_jobs, **options)
+        return self.frame(store)
+
+    def frame(self, store: Store | str | Path) -> pandas.DataFrame:
+        """One row a run and epoch of the study's own runs, as `riembn.Store.frame`, with the number of its ``cell``.
+
+        Raises:
+            FileNotFoundError: If a record is missing; `run` trains it.
+        """
+        import pandas
+
+        store = Store(store) if not isinstance(store, Store) else store
+        configs, frames = self.configs(store), []
+        for place, config in enumerate(configs):
+            record = store.get(config)
+            if record is None:
+                raise FileNotFoundError(f"Study: {config.name} is not in {store.path}; call run first.")
+            frames.append(tidy(iter([record])).assign(**{CELL: place // len(self.seeds)}))
+        return pandas.concat(frames, ignore_index=True)
+
+    @property
+    def by(self) -> str:
+        """The field in which a comparison's two sides differ: the baseline's, or the first that varies."""
+        if self.baseline:
+            return next(iter(self.baseline))
+        return next(iter(self.vary), "method")
+
+    def compare(
+        self,
+        frame: pandas.DataFrame,
+        value: str = "test_error",
+        *,
+        epoch: int | None = None,
+        diverged: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> pandas.DataFrame:
+        """Each cell against its baseline, seed by seed; see `riembn.evidence.stats.compare`.
+
+        Args:
+            frame: What `run` or `frame` returned.
+            value: The column to compare.
+            epoch: At which epoch; None for the last.
+            diverged: What a diverged run counts as.
+            options: As for `stats.compare`: ``asked``, ``less_is_better``, ``margin``.
+        """
+        runs = frame[frame["epoch"] == epoch] if epoch is not None else stats.at_end(
+            frame, diverged=dict(diverged) if diverged else None
+        )
+        within = [name for name in ("method", *self.vary) if name != self.by]
+        within = [name for name in within if runs[name].nunique(dropna=False) > 1]
+        baseline = _in_frame(self.by, self.baseline.get(self.by, getattr(self.base, self.by)))
+        return stats.compare(runs, by=self.by, baseline=baseline, within=within, value=value, **options)
+
+    def table(self, frame: pandas.DataFrame, values: Sequence[str] = ("test_error",)) -> pandas.DataFrame:
+        """Mean and interval of some columns at the end, one row a cell."""
+        import pandas
+
+        runs = stats.at_end(frame)
+        by = ["method", *(name for name in self.vary if name != "method")]
+        tables = {value: stats.summarize(runs, by=by, value=value, statistic="mean") for value in values}
+        columns = {
+            f"{value} {name}": found.set_index(by)[name]
+            for value, found in tables.items()
+            for name in ("n", "mean", "low", "high")
+        }
+        return pandas.DataFrame(columns).reset_index()
+
+    def verdict(
+        self, frame: pandas.DataFrame, value: str = "test_error", claimed: str = "better", **options: Any
+    ) -> str:
+        """What the comparisons say of the claim that all cells are ``claimed`` (better, worse, equivalent)."""
+        return stats.decide(self.compare(frame, value, **options)["verdict"], claimed)
+
+
+def _in_frame(field: str, value: Any) -> Any:
+    """A field's value as a frame of records has it."""
+    if field == "grad_clip" and value is None:
+        return math.inf
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else value
