@@ -12,6 +12,7 @@ from torch import nn
 import riembn
 from riembn.geometry import from_rows, sphere, to_rows
 from riembn.optim import relatives as rel
+from riembn.optim.relatives import family
 from riembn.optim.relatives.muon import newton_schulz
 
 METHODS = {
@@ -520,3 +521,25 @@ def test_newton_schulz_of_an_orthogonal_matrix_is_a_multiple_of_it(steps, size):
     factor = float((out * q).sum() / size)
     torch.testing.assert_close(out, factor * q, rtol=1e-9, atol=1e-9)
     assert 0.68 < factor < 1.13
+
+
+# The family, which the chapter is drawn from
+
+
+@pytest.mark.parametrize("meeting", family.MEETINGS, ids=lambda m: f"{m.one}, {m.other}")
+@given(seed=seeds)
+def test_gap_of_a_meeting_is_of_its_order(meeting, seed):
+    y = rows_of(seed, 1, 40)
+    y = y / y.norm()
+    g = tangent(y, rows_of(seed + 1, 1, 40))
+    near, nearer = (meeting.gap(y, g / g.norm(), lr) for lr in (0.04, 0.02))
+    if meeting.order is None:
+        assert near < 1e-8  # what a method adds to a divisor
+    else:
+        assert math.log2(near / nearer) == pytest.approx(meeting.order, abs=0.05)
+
+
+def test_every_member_meets_another():
+    met = {name for meeting in family.MEETINGS for name in (meeting.one, meeting.other)}
+    assert met == family.MEMBERS.keys()
+    assert {kind for _, kind in family.MEMBERS.values()} == set(family.KINDS)
