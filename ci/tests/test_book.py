@@ -1,10 +1,17 @@
 """The line from chapters to the website, on a book of two small chapters."""
 
+import csv
+import io
+import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -13,8 +20,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
-from website import contents, digest, execute  # noqa: E402
+from website import contents, digest, execute, processes, stage  # noqa: E402
 from website.__main__ import main  # noqa: E402
+from website.archive import schema  # noqa: E402
 from website.check import check  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("book")  # the built book is shared, so one process runs them all
@@ -27,6 +35,12 @@ CODE = [
 fig, ax = pages.figure()
 pages.line(ax, angle, np.cos(angle), "sgd-g")
 pages.show(fig, name="cosine", caption="How far does a step lead?", alt="A cosine falling from one.")""",
+    """import pandas as pd
+
+shown = pd.DataFrame({"step": steps, "cosine": np.cos(steps)})
+pages.table(shown, caption="Steps and their cosines", formats={"cosine": "{:.2f}"})
+print("said once")
+print("said twice")""",
 ]
 
 
@@ -103,35 +117,86 @@ def test_entry_without_a_file_is_refused(book: Path, capsys: pytest.CaptureFixtu
 
 def test_digest_sees_what_a_chapter_depends_on(book: Path) -> None:
     first, second = chapters(book)
-    before = digest.code_digest(book, first, "laptop"), digest.records_digest(book, "laptop")
-    second.source.write_text(second.source.read_text().replace("only there", "there only"))
-    assert before == (digest.code_digest(book, first, "laptop"), digest.records_digest(book, "laptop"))
 
-    (book / "book" / "records" / "run.json").write_text("{}")
-    assert digest.records_digest(book, "laptop") != before[1]
-    assert digest.records_digest(book, "smoke") == ""
+    def code(profile: str = "laptop") -> str:
+        return digest.code_digest(book, first, profile)
+
+    before = code()
+    second.source.write_text(second.source.read_text().replace("only there", "there only"))
+    assert code() == before
 
     measured = book / "book" / "benchmarks" / "step-cpu.json"
     measured.parent.mkdir()
     measured.write_text("{}")
-    assert before[0] == digest.code_digest(book, first, "laptop")
+    assert code() == before
     first.source.write_text(
         first.source.read_text().replace("import numpy", "# chapter.benchmarks()\\nimport numpy")
     )
-    drawn = digest.code_digest(book, first, "laptop")
+    drawn = code()
     measured.write_text("{ }")
-    assert digest.code_digest(book, first, "laptop") != drawn
+    assert code() != drawn
 
-    seen = {before[0], digest.code_digest(book, first, "paper")}
+    seen = {before, code("paper")}
     first.source.write_text(first.source.read_text().replace("only there", "there only"))
-    seen.add(digest.code_digest(book, first, "laptop"))
+    seen.add(code())
     (book / "riembn").unlink()
-    (book / "riembn").mkdir()
-    seen.add(digest.code_digest(book, first, "laptop"))
+    (book / "riembn" / "kernels").mkdir(parents=True)
+    seen.add(code())
+    for name in ("rows.c", "rows.h"):
+        (book / "riembn" / "kernels" / name).write_text("/* */")
+        seen.add(code())
     with (book / "requirements.txt").open("a") as requirements:
         requirements.write("another\n")
-    seen.add(digest.code_digest(book, first, "laptop"))
-    assert len(seen) == 5
+    seen.add(code())
+    assert len(seen) == 7
+
+
+def test_digest_of_records_is_that_of_the_runs_a_chapter_named(book: Path) -> None:
+    (page, _) = chapters(book)
+    folder = book / "book" / "records"
+
+    def records(*used: str) -> str:
+        return digest.records_digest(book, page, "laptop", used)
+
+    (folder / "net-s0-aa.json").write_text("{}")
+    before = records("aa")
+    (folder / "net-s1-bb.json").write_text("{}")
+    assert records("aa") == before != records("aa", "bb")
+    (folder / "net-s0-aa.json").write_text("{ }")
+    assert records("aa") != before
+    (folder / "net-s0-aa.json").unlink()
+    assert records("aa") == records() != before  # a record that is gone makes a chapter run again
+
+    page.source.write_text(page.source.read_text().replace("import numpy", "store.frame()\\nimport numpy"))
+    before = records()
+    (folder / "net-s2-cc.json").write_text("{}")
+    assert records() != before
+
+
+def test_a_change_of_text_keeps_the_smoke_runs_and_a_change_of_the_package_does_not(
+    book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = book / "_build" / "records" / "smoke" / "net-s0-aa.json"
+    execute._forget_other_packages_runs(book)
+    record.write_text("{}")
+    page, _ = chapters(book)
+    page.source.write_text(page.source.read_text().replace("only there", "there only"))
+    execute._forget_other_packages_runs(book)
+    assert record.is_file()
+    with (book / "requirements.txt").open("a") as requirements:
+        requirements.write("another\n")
+    execute._forget_other_packages_runs(book)
+    assert not record.is_file()
+
+
+def test_run_without_its_record_is_an_error_and_not_left_out(built: Path) -> None:
+    page, _ = chapters(built)
+    notebook = nbformat.read(execute.executed(built, page, "laptop"), as_version=4)
+    told = {"digests": ["00aa", "00bb"], "seeds": [0]}
+    out = nbformat.v4.new_output("display_data", data={stage.RUNS: told, "text/plain": "runs"})
+    notebook.cells[-1].outputs.append(out)
+    with pytest.raises(contents.BookError, match="drawn from 2 runs, of which 2 have no record any more"):
+        stage.ending(built, page, notebook)
 
 
 def test_every_entry_has_a_page_and_every_chapter_ran(built: Path) -> None:
@@ -150,12 +215,128 @@ def test_figure_is_on_its_page_and_where_it_is_asked_for(built: Path) -> None:
         assert "How far does a step lead?" in page(built, name)
 
 
-def test_nothing_runs_again_when_nothing_changed(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [execute.executed(built, chapter, "laptop") for chapter in chapters(built)]
-    before = [file.read_bytes() for file in files]
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_nothing_runs_or_is_rendered_again_when_nothing_changed(
+    built: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(built / "_build" / "html")
+    monkeypatch.setattr("website.render._sphinx", lambda *_: pytest.fail("rendered again"))
     assert main([], built) == 0
     assert "Running" not in capsys.readouterr().out
+    assert snapshot(built / "_build" / "html") == before
+
+
+def test_chapter_run_again_is_the_same_to_the_last_byte(built: Path) -> None:
+    files = [execute.executed(built, chapter, "laptop") for chapter in chapters(built)]
+    before = [file.read_bytes() for file in files]
+    assert main(["01", "02"], built) == 0
     assert [file.read_bytes() for file in files] == before
+
+
+def test_site_of_one_changed_chapter_is_that_of_a_whole_build(built: Path) -> None:
+    source = built / "book" / "02-turn.ipynb"
+    good = source.read_text(encoding="utf-8")
+    try:
+        source.write_text(good.replace("to be built.", "to be built. It was changed."), encoding="utf-8")
+        assert main([], built) == 0
+        partly = snapshot(built / "_build" / "html")
+        assert b"It was changed." in partly["book/02-turn.html"]
+        for name in ("site", "html"):
+            shutil.rmtree(built / "_build" / name)
+        assert main([], built) == 0
+        whole = snapshot(built / "_build" / "html")
+        assert partly.keys() == whole.keys()
+        assert [name for name in whole if whole[name] != partly[name]] == []
+    finally:
+        source.write_text(good, encoding="utf-8")
+        assert main([], built) == 0
+
+
+def test_numbers_of_figures_and_tables_are_files_of_the_site(built: Path) -> None:
+    static = built / "_build" / "html" / "_static"
+    rows = list(csv.reader(io.StringIO((static / "data/01-step/cosine.csv").read_text())))
+    assert rows[0] == ["series", "kind", "x", "y"] and len(rows) == 21
+    assert rows[1] == ["SGD-G", "curve", "0.0", "1.0"]
+    table = list(csv.reader(io.StringIO((static / "data/01-step/table-1.csv").read_text())))
+    assert table[0] == ["step", "cosine"] and table[2] == ["1.0", "0.5403023058681398"]
+    for name in ("cosine", "table-1"):
+        assert f'href="../_static/data/01-step/{name}.csv"' in page(built, "01-step")
+    assert '"csv"' not in page(built, "01-step")
+
+
+def test_code_that_only_shows_is_folded(built: Path) -> None:
+    cells = nbformat.read(built / "_build" / "book" / "01-step.ipynb", as_version=4).cells
+    folded = [cell.metadata.tags for cell in cells if cell.cell_type == "code"]
+    assert folded == [["parameters"], ["injected-parameters", "remove-cell"], [], ["hide-input"], ["hide-input"]]
+
+
+def test_page_says_how_long_it_is_and_offers_its_notebook(built: Path) -> None:
+    line = '<p class="about-page">1 min to read · <a href="../_static/notebooks/01-step.ipynb"'
+    assert line in page(built, "01-step")
+    kept = nbformat.read(built / "_build" / "html" / "_static" / "notebooks" / "01-step.ipynb", as_version=4)
+    assert kept.cells[0].source.startswith("# Chapter 01-step\n\nA chapter")
+
+
+def test_records_are_one_file_with_their_schema_and_how_to_cite_them() -> None:
+    files = sorted((ROOT / "book" / "records").glob("*.json"))
+    from website.archive import archive, citation
+
+    packed = archive(files, "about", citation(ROOT, "abc"))
+    assert packed == archive(files[::-1], "about", citation(ROOT, "abc"))
+    with zipfile.ZipFile(io.BytesIO(packed)) as archived:
+        names = set(archived.namelist())
+        form = json.loads(archived.read("riembn-records/schema.json"))
+    assert {f"riembn-records/records/{file.name}" for file in files} < names
+    assert {f"riembn-records/{name}" for name in ("README.md", "schema.json", "CITATION.txt")} < names
+    for file in files:
+        record = json.loads(file.read_text())
+        assert set(form["required"]) <= record.keys()
+        assert record["columns"].keys() <= form["properties"]["columns"]["properties"].keys()
+    assert form == schema()
+
+
+def other_build(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    start = "import sys; from pathlib import Path; from website.__main__ import command"
+    code = f"{start}; sys.exit(command(Path('.').resolve()))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'ci'}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_second_build_in_a_clone_is_refused(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with processes.alone(book):
+        second = other_build(book)
+        _, said = second.communicate(timeout=120)
+    assert second.returncode == 1
+    assert said == (
+        f"ci/book: another ci/book (process {os.getpid()}) builds in this clone: wait until it has ended, or end it.\n"
+    )
+
+
+def test_build_that_is_ended_ends_all_it_started_and_keeps_what_was_done(book: Path) -> None:
+    orphan = "import subprocess\nsubprocess.Popen(['sleep', '3600'], start_new_session=True)\n"
+    sleeps = orphan + "open('started', 'w').close()\nimport time\ntime.sleep(3600)"
+    nbformat.write(chapter("Chapter 02-turn", CODE[0], sleeps), book / "book" / "02-turn.ipynb")
+    build = other_build(book)
+    first, second = chapters(book)
+    deadline = time.monotonic() + 300
+    while not ((book / "started").exists() and execute.is_current(book, first, "laptop")):
+        assert time.monotonic() < deadline and build.poll() is None, build.communicate()
+        time.sleep(0.2)
+    build.send_signal(signal.SIGTERM)
+    # the pipes close when nobody is left to hold them
+    build.communicate(timeout=20)
+    assert build.returncode == 128 + signal.SIGTERM
+    assert not [process for process in processes.psutil.process_iter() if processes._is_marked(process, book)]
+    assert execute.is_current(book, first, "laptop") and not execute.is_current(book, second, "laptop")
 
 
 def test_printed_command_reruns_the_chapter(built: Path) -> None:
@@ -167,7 +348,7 @@ def test_printed_command_reruns_the_chapter(built: Path) -> None:
         *("-p", "profile", "laptop", "-p", "steps", "[0.5, 1.0]"),
     ]
     rerun = [sys.executable, "-m", *words, "--no-progress-bar"]
-    done = subprocess.run(rerun, cwd=built, env=execute.environment(), capture_output=True, text=True)
+    done = subprocess.run(rerun, cwd=built, env=execute.environment(built), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| `steps` | `list[float]` | `[0.5, 1.0]` | lengths of the step, radians |" in text
 
@@ -184,7 +365,7 @@ def test_papermill_alone_is_refused_what_the_chapter_does_not_have(
 ) -> None:
     words = ["papermill", "book/01-step.ipynb", "refused.ipynb", *given, "--no-progress-bar"]
     done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=built, env=execute.environment(), capture_output=True, text=True
+        [sys.executable, "-m", *words], cwd=built, env=execute.environment(built), capture_output=True, text=True
     )
     assert done.returncode != 0
     assert f"ValueError: {said}" in done.stderr

@@ -1,5 +1,8 @@
 """Figures and tables: readable on light and dark pages, for all eyes, and the same each time."""
 
+import csv
+import io
+import json
 import re
 from collections.abc import Callable
 from itertools import combinations
@@ -17,6 +20,7 @@ mpl.use("svg")
 
 from riembn import pages  # noqa: E402
 from riembn.pages.draw import spread  # noqa: E402
+from riembn.pages.drawn import DATA, as_csv  # noqa: E402
 from riembn.pages.palette import ON_DARK  # noqa: E402
 
 LIGHT_PAGE, DARK_PAGES = "#ffffff", ("#14181e", "#121212")
@@ -217,3 +221,67 @@ def test_heat_shows_the_page_at_zero() -> None:
     assert pages.DIVERGING(0.5)[3] == 0
     (low, high) = (pages.DIVERGING(0.0), pages.DIVERGING(1.0))
     assert low[3] == high[3] == 1 and low[:3] != high[:3]
+
+
+def rows(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_numbers_of_a_figure_are_where_its_curve_is_drawn(monkeypatch: pytest.MonkeyPatch, scale: str) -> None:
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    fig, ax = pages.figure()
+    pages.line(ax, [1.0, 2.0, 4.0], [10.0, 1.0, 1 / 3], "sgd-g", label="measured")
+    ax.set(xlabel="epoch", ylabel="loss", yscale=scale)
+    pages.show(fig, name="loss", caption="What?", alt="A curve.")
+    head, *points = rows(shown[0][DATA]["csv"])
+    assert head == ["series", "kind", "epoch", "loss"]
+    assert points == [["measured", "curve", *map(repr, xy)] for xy in [(1.0, 10.0), (2.0, 1.0), (4.0, 1 / 3)]]
+
+    html = shown[0]["text/html"]
+    told = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html)[1])
+    paths = re.findall(r'd="(M[^"]*)"[^>]*stroke: #0072b2', html)
+    for drawing, path in zip(told["drawings"], paths, strict=True):
+        (panel,) = drawing["panels"]
+        left, top, right, bottom = panel["box"]
+        drawn = np.array(re.findall(r"-?[\d.]+", path), dtype=float).reshape(-1, 2)
+        x, y = (drawn[:, 0] - left) / (right - left), (bottom - drawn[:, 1]) / (bottom - top)
+        back = []
+        for share, (low, high, kind) in ((x, panel["x"]), (y, panel["y"])):
+            low, high = np.log([low, high]) if kind == "log" else (low, high)
+            value = low + share * (high - low)
+            back.append(np.exp(value) if kind == "log" else value)
+        np.testing.assert_allclose(np.transpose(back), [[1, 10], [2, 1], [4, 1 / 3]], rtol=0.02, atol=0.02)
+
+
+def test_numbers_of_estimates_carry_their_intervals_and_their_runs() -> None:
+    fig, ax = pages.figure()
+    pages.dots(ax, [0, 1.1], [1.0, 2.0], [0.5, 1.5], [1.5, 2.5], "sgd-g", runs=[[0.9, 1.1], [2.0]])
+    ax.axhline(0)  # guides the eye
+    ax.set_xticks([0, 1], ["none", "0.1"])
+    ax.set(xlabel="threshold", ylabel="error, %")
+    assert rows(as_csv(fig)) == [
+        ["series", "kind", "threshold", "error, %", "low", "high"],
+        ["SGD-G", "run", "none", "0.9", "", ""],
+        ["SGD-G", "run", "none", "1.1", "", ""],
+        ["SGD-G", "run", "0.1", "2.0", "", ""],
+        ["SGD-G", "estimate", "none", "1.0", "0.5", "1.5"],
+        ["SGD-G", "estimate", "0.1", "2.0", "1.5", "2.5"],
+    ]
+
+
+def test_numbers_of_bands_bars_and_matrices_are_told() -> None:
+    fig, axes = pages.figure(1, 3)
+    pages.band(axes[0], [1, 2], [0, 1], [2, 3], "sgd")
+    axes[1].barh([0, 1], [2, 3], left=[0.5, 1], label="part")
+    pages.heat(axes[2], [[0.0, 1.0]])
+    assert rows(as_csv(fig)) == [
+        ["panel", "series", "kind", "x", "y", "low", "high", "value"],
+        ["1", "SGD", "band", "1.0", "", "0.0", "2.0", ""],
+        ["1", "SGD", "band", "2.0", "", "1.0", "3.0", ""],
+        ["2", "part", "bar", "2.5", "0.0", "0.5", "2.5", ""],
+        ["2", "part", "bar", "4.0", "1.0", "1.0", "4.0", ""],
+        ["3", "", "matrix", "0.0", "0.0", "", "", "0.0"],
+        ["3", "", "matrix", "1.0", "0.0", "", "", "1.0"],
+    ]

@@ -1,4 +1,4 @@
-"""The command behind ci/book."""
+"""Build the website: the command behind ci/book."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from website.check import check
 from website.contents import BookError, Page, pages, select
 from website.execute import CELL_LIMIT, is_current, run
+from website.processes import alone
 from website.render import render
 from website.stage import stage
 
@@ -22,7 +23,9 @@ def main(arguments: list[str], root: Path) -> int:
     try:
         book = pages(root)
         chapters = [page for page in book if page.is_chapter]
-        site = _build(root, book, chapters, select(asked.chapter, chapters), asked.profile)
+        named = select(asked.chapter, chapters)
+        with alone(root):
+            site = _build(root, book, chapters, named, asked.profile)
     except BookError as error:
         print(f"ci/book: {error}", file=sys.stderr)
         return 1
@@ -58,10 +61,10 @@ def _build(root: Path, book: list[Page], chapters: list[Page], named: list[Page]
     if stale:
         print(f"Running {len(stale)} of {len(chapters)} chapters, profile {profile}", flush=True)
         run(root, stale, profile)
-    print(f"Rendering {len(book)} pages", flush=True)
     stage(root, book, profile)
-    site = render(root)
-    check(root, book)
+    site, is_new = render(root)
+    if is_new:
+        check(root, book)
     return site
 
 
@@ -79,7 +82,12 @@ def _serve(site: Path, port: int) -> None:
             print()
 
 
+def command(root: Path) -> int:
+    """``main`` as a process of its own: ended from outside, it ends what it has started, as Ctrl-C does."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
+    return main(sys.argv[1:], root)
+
+
 if __name__ == "__main__":
-    # as Ctrl-C does: so that the chapters that are running are stopped, too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main(sys.argv[1:], Path(__file__).resolve().parents[2]))
+    sys.exit(command(Path(__file__).resolve().parents[2]))

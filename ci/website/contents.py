@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,16 @@ class Page:
     @property
     def name(self) -> str:
         return self.source.stem
+
+    @property
+    def title(self) -> str:
+        """The text of its first heading."""
+        text = self.source.read_text(encoding="utf-8")
+        if self.is_chapter:
+            cells = json.loads(text)["cells"]
+            text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        found = re.search(r"^# (.*)$", text, flags=re.MULTILINE)
+        return found[1].strip() if found else self.name
 
     @property
     def is_chapter(self) -> bool:

@@ -1,13 +1,18 @@
-"""Has anything changed that a chapter's output depends on?"""
+"""Digests of what a chapter's output depends on, by which a build tells what has to run again."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from website.contents import Page
+
+# The code of a chapter that reads the whole store, and not only the runs that it says it is drawn from.
+WHOLE_STORE = re.compile(r"\bstore\.frame\(|\)\.frame\(|\bclaims\b")
 
 
 def code_digest(root: Path, page: Page, profile: str) -> str:
@@ -15,17 +20,35 @@ def code_digest(root: Path, page: Page, profile: str) -> str:
 
     And of the benchmarks, for a chapter that is drawn from them.
     """
-    package = sorted((root / "riembn").rglob("*.py"))
     measured = sorted((root / "book" / "benchmarks").glob("*.json"))
     if "chapter.benchmarks(" not in page.source.read_text(encoding="utf-8"):
         measured = []
-    said = f"{profile} {platform.python_version()} {platform.machine()}"
-    return _digest(root, [page.source, *package, *measured, root / "requirements.txt"], said)
+    return _digest(root, [page.source, *measured], f"{profile} {package_digest(root)}")
 
 
-def records_digest(root: Path, profile: str) -> str:
-    """Of the records that chapters read; smoke runs keep theirs to themselves."""
-    return "" if profile == "smoke" else _digest(root, sorted((root / "book" / "records").glob("*.json")))
+def package_digest(root: Path) -> str:
+    """Of the package with its C sources, the requirements, and the Python that runs them."""
+    package = sorted(
+        file
+        for suffix in ("py", "c", "h")
+        for file in (root / "riembn").rglob(f"*.{suffix}")
+    )
+    said = f"{platform.python_version()} {platform.machine()}"
+    return _digest(root, [*package, root / "requirements.txt"], said)
+
+
+def records_digest(root: Path, page: Page, profile: str, used: Iterable[str]) -> str:
+    """Of the records that a chapter read: those of the runs that it named, or all, if it reads the whole store."""
+    folder = records(root, profile)
+    cells = json.loads(page.source.read_text(encoding="utf-8"))["cells"]
+    if any(WHOLE_STORE.search("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"):
+        return _digest(root, sorted(folder.glob("*.json")))
+    return _digest(root, sorted(file for digest in set(used) for file in folder.glob(f"*-{digest}.json")))
+
+
+def records(root: Path, profile: str) -> Path:
+    """The folder of a profile's records."""
+    return root / ("_build/records/smoke" if profile == "smoke" else "book/records")
 
 
 def _digest(root: Path, files: Iterable[Path], said: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What stands at the end of each chapter: how to rerun it, and where its results come from.
+"""Write the end of each chapter: how to rerun it, and where its results come from.
 
 Nothing here is typed by hand: it is read from the parameters cell, from what papermill noted down, and from
 the records that the chapter says it used.
@@ -17,7 +17,8 @@ import papermill
 from nbformat import NotebookNode
 
 from riembn.pages.chapter import RUNS
-from website.contents import Page
+from website.contents import BookError, Page
+from website.digest import records
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,15 @@ def runs(folder: Path) -> dict[str, Run]:
 def ending(root: Path, page: Page, notebook: NotebookNode) -> str:
     """The Markdown that ends the page."""
     told = notebook.metadata["riembn"]
-    mine = [run for digest, run in runs(records(root, told["profile"])).items() if digest in used(notebook)]
+    kept, named = runs(records(root, told["profile"])), used(notebook)
+    if gone := named - kept.keys():
+        raise BookError(
+            f"{page.name}: drawn from {len(named)} runs, of which {len(gone)} have no record any more; "
+            f"run it again: ci/book {page.name}"
+        )
+    mine = [run for digest, run in kept.items() if digest in named]
     declared = parameters(page, notebook)
     return "\n\n".join([_strip(notebook, mine), _rerun(page, declared), _origin(notebook, mine)])
-
-
-def records(root: Path, profile: str) -> Path:
-    """The folder of a profile's records."""
-    return root / ("_build/records/smoke" if profile == "smoke" else "book/records")
-
-
-def seconds(notebook: NotebookNode) -> float:
-    """Wall time of the chapter, as papermill measured it."""
-    return float(notebook.metadata["papermill"]["duration"])
 
 
 def duration(seconds: float) -> str:
@@ -120,7 +117,7 @@ def _strip(notebook: NotebookNode, mine: list[Run]) -> str:
     if mine:
         seeds = len({run.seed for run in mine})
         items.append(f"{len(mine)} recorded runs, {seeds} {'seed' if seeds == 1 else 'seeds'}")
-    items += [f"commit {commit(where)}", f"torch {where['torch']}", f"{duration(seconds(notebook))} to run"]
+    items += [f"commit {commit(where)}", f"torch {where['torch']}"]
     return ":::{div} provenance\n" + " · ".join(items) + "\n:::"
 
 
@@ -153,10 +150,6 @@ def _origin(notebook: NotebookNode, mine: list[Run]) -> str:
     where = told["environment"]
     device = where["cpu"] if where["device"] == "cpu" else where["device"]
     rows = [
-        (
-            "chapter run",
-            f"{notebook.metadata['papermill']['start_time'][:10]}, {duration(seconds(notebook))}",
-        ),
         ("commit", commit(where) + (" with changes that were not committed" if where["dirty"] else "")),
         ("device", device),
         ("versions", f"Python {where['python']}, torch {where['torch']}, riembn {where['riembn']}"),
@@ -171,9 +164,30 @@ def _origin(notebook: NotebookNode, mine: list[Run]) -> str:
             ("recorded on", f"{devices}; commit {commits}"),
         ]
     items = [f"{name}\n: {text}\n" for name, text in rows]
+    lines = [*items, *_listed(mine)]
     return "\n".join(
-        ["::::{dropdown} Where this page comes from", ":class-container: rerun", "", *items, "::::"]
+        [
+            '<span id="origin"></span>',
+            "",
+            "::::{dropdown} Where this page comes from",
+            ":class-container: rerun",
+            "",
+            *lines,
+            "::::",
+        ]
     )
+
+
+def _listed(mine: list[Run]) -> list[str]:
+    """The recorded runs, each with its file."""
+    if not mine:
+        return []
+    links = [
+        (f'<a href="../_static/records/{run.name}.json" download>{run.name}</a>', run.commit, duration(run.seconds))
+        for run in sorted(mine, key=lambda run: run.name)
+    ]
+    whole = '<a href="../_static/records.zip" download>All records of the book in one file</a>'
+    return [table(("run", "commit", "training"), links), "", f"{whole}, with what each field means.", ""]
 
 
 def commit(where: dict[str, Any]) -> str:

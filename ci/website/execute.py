@@ -1,4 +1,4 @@
-"""How does a chapter get run, and what is said when it fails?"""
+"""Run chapters through papermill, keep each as it ends, and say in one line what failed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbformat import NotebookNode
 
 from website.contents import BookError, Page
-from website.digest import code_digest, records_digest
+from website.digest import code_digest, package_digest, records, records_digest
+from website.endings import used
+from website.processes import marked, stop
 
 AT_ONCE = 2
 # Seconds a cell may take. A laptop cell may train what is missing from the records, a paper cell all of it.
@@ -26,53 +28,69 @@ CELL_LIMIT = {"smoke": 600, "laptop": 4 * 3600, "paper": None}
 
 
 def executed(root: Path, page: Page, profile: str) -> Path:
-    """Where the chapter lies as papermill left it."""
+    """Where the chapter lies as papermill left it, without the times that differ from run to run."""
     return root / "_build" / "executed" / profile / f"{page.name}.ipynb"
 
 
+def times(root: Path, page: Page, profile: str) -> dict[str, float]:
+    """Seconds that the chapter, and its slowest cell, took when it last ran; empty if it has not."""
+    file = executed(root, page, profile).with_suffix(".times.json")
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
 def is_current(root: Path, page: Page, profile: str) -> bool:
-    """Whether the chapter was run to its end, from what it is now."""
+    """Whether the chapter was run to its end, from what it and its records are now."""
     done = executed(root, page, profile)
     if not done.is_file():
         return False
-    told = json.loads(done.read_text(encoding="utf-8"))["metadata"].get("riembn", {})
-    now = {"code": code_digest(root, page, profile), "records": records_digest(root, profile)}
-    return told.get("digest") == now
+    notebook = nbformat.reads(done.read_text(encoding="utf-8"), as_version=4)
+    return notebook.metadata.get("riembn", {}).get("digest") == {
+        "code": code_digest(root, page, profile),
+        "records": records_digest(root, page, profile, used(notebook)),
+    }
 
 
 def run(root: Path, chapters: Sequence[Page], profile: str) -> None:
-    """Run chapters through papermill, each in a process of its own, and keep what ran to its end."""
+    """Run chapters through papermill, each in a process of its own; one that ran to its end is kept at once."""
     if not chapters:
         return
     if profile == "smoke":
-        shutil.rmtree(root / "_build" / "records" / "smoke", ignore_errors=True)  # everything afresh
-    code = {page: code_digest(root, page, profile) for page in chapters}
-    told = {"profile": profile, "environment": _environment(root)}
-    ended: list[Page] = []
-    try:
-        with ThreadPoolExecutor(AT_ONCE) as pool, _processes() as running:
-            waiting = {pool.submit(_run_one, root, page, profile, running): page for page in chapters}
-            try:
-                for done in as_completed(waiting):
-                    print(f"  {waiting[done].name:<20} {done.result():6.1f} s", flush=True)
-                    ended.append(waiting[done])
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        # The records are looked at last: a chapter may have trained some that another one reads as well.
-        records = records_digest(root, profile)
-        for page in ended:
-            _keep(executed(root, page, profile), {"digest": {"code": code[page], "records": records}, **told})
+        _forget_other_packages_runs(root)
+    # Longest first, so that the two ends of the line meet.
+    longest = sorted(chapters, key=lambda page: -times(root, page, profile).get("chapter", 1e9))
+    with ThreadPoolExecutor(AT_ONCE + 1) as pool, ThreadPoolExecutor(AT_ONCE) as kernels:
+        told = pool.submit(_environment, root)
+        waiting = {kernels.submit(_run_one, root, page, profile): page for page in longest}
+        try:
+            for done in as_completed(waiting):
+                page = waiting[done]
+                code, seconds = done.result()
+                _keep(root, page, profile, code, seconds, told.result())
+                print(f"  {page.name:<20} {seconds:6.1f} s", flush=True)
+        except BaseException:
+            kernels.shutdown(wait=False, cancel_futures=True)
+            stop(root)
+            raise
 
 
-def environment() -> dict[str, str]:
-    """The environment of a chapter: this Python's own kernel, one thread, nothing of the user's settings."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MPLBACKEND")}
+def _forget_other_packages_runs(root: Path) -> None:
+    """Runs of profile smoke show that the code works: those of other code are trained again."""
+    folder = records(root, "smoke")
+    by = folder / "package"
+    now = package_digest(root)
+    if not by.is_file() or by.read_text(encoding="utf-8") != now:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        by.write_text(now, encoding="utf-8")
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The environment of a chapter: this clone's package, this Python's own kernel, one thread, no user's settings."""
+    kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     kernel = {"JUPYTER_PATH": str(Path(sys.prefix, "share", "jupyter")), "JUPYTER_PREFER_ENV_PATH": "1"}
-    ours = {"IPYTHONDIR": str(Path("_build/ipython").resolve()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    return {**kept, **one, **kernel, **ours, "PYTHONHASHSEED": "0"}
+    ours = {"IPYTHONDIR": str(root / "_build" / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return {**kept, **one, **kernel, **ours, "PYTHONPATH": str(root), "PYTHONHASHSEED": "0"}
 
 
 def command(source: str, output: str, profile: str) -> list[str]:
@@ -85,28 +103,28 @@ def command(source: str, output: str, profile: str) -> list[str]:
     ]
 
 
-def _run_one(root: Path, page: Page, profile: str, running: list[subprocess.Popen[str]]) -> float:
+def _run_one(root: Path, page: Page, profile: str) -> tuple[str, float]:
+    """Digest of the code that ran, and seconds; the notebook lies in ``_unfinished``."""
+    code = code_digest(root, page, profile)
     target = executed(root, page, profile)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
     output = _unfinished(target)
     output.unlink(missing_ok=True)
     started = time.monotonic()
     process = subprocess.Popen(
         command(str(page.source.relative_to(root)), str(output.relative_to(root)), profile),
         cwd=root,
-        env=environment(),
+        env=environment(root) | marked(root),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    running.append(process)
     said, _ = process.communicate()
     # The exit code alone is to be trusted: after a timeout the notebook calls all of its cells completed.
     if process.returncode:
         raise BookError(_failure(page, output, said, time.monotonic() - started, root))
-    return time.monotonic() - started
+    return code, time.monotonic() - started
 
 
 def _failure(page: Page, output: Path, said: str, seconds: float, root: Path) -> str:
@@ -128,12 +146,44 @@ def _failure(page: Page, output: Path, said: str, seconds: float, root: Path) ->
     return f"{page.name}: papermill failed: {last[-1].strip()}"
 
 
-def _keep(target: Path, told: dict[str, Any]) -> None:
+def _keep(
+    root: Path, page: Page, profile: str, code: str, seconds: float, environment: dict[str, Any]
+) -> None:
     """Make a chapter that ran to its end the one that counts, with what is known about its run."""
+    target = executed(root, page, profile)
     notebook = nbformat.read(_unfinished(target), as_version=4)
-    notebook.metadata["riembn"] = told
+    slowest = max((cell.metadata.get("papermill", {}).get("duration") or 0.0 for cell in notebook.cells), default=0)
+    told = {"chapter": round(seconds, 1), "slowest cell": round(slowest, 1)}
+    target.with_suffix(".times.json").write_text(json.dumps(told), encoding="utf-8")
+    _same_each_time(notebook)
+    notebook.metadata["riembn"] = {
+        "profile": profile,
+        "environment": environment,
+        "digest": {"code": code, "records": records_digest(root, page, profile, used(notebook))},
+    }
     nbformat.write(notebook, _unfinished(target))
     _unfinished(target).replace(target)
+
+
+def _same_each_time(notebook: NotebookNode) -> None:
+    """Take out what differs between two runs that show the same: times, ids, and how printed lines were cut."""
+    about = notebook.metadata["papermill"]
+    notebook.metadata["papermill"] = {name: about.get(name) for name in ("parameters", "exception")}
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+        cell.metadata.pop("execution", None)
+        if "papermill" in cell.metadata:
+            cell.metadata["papermill"] = {"status": cell.metadata["papermill"].get("status")}
+        outputs: list[NotebookNode] = []
+        for out in cell.get("outputs", []):
+            before = outputs[-1] if outputs else None
+            if before and before.output_type == out.output_type == "stream" and before.name == out.name:
+                before.text += out.text
+            else:
+                outputs.append(out)
+        if cell.cell_type == "code":
+            cell.outputs = outputs
 
 
 def _environment(root: Path) -> dict[str, Any]:
@@ -143,7 +193,7 @@ def _environment(root: Path) -> dict[str, Any]:
         "print(json.dumps(environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))))"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", ask], cwd=root, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, "-c", ask], cwd=root, env=environment(root), capture_output=True, text=True, check=False
     )
     if answer.returncode:
         last = answer.stderr.strip().splitlines()[-1:]
@@ -157,15 +207,3 @@ def _unfinished(target: Path) -> Path:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
-@contextmanager
-def _processes() -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes started inside; those still alive at the end are stopped, and their kernels follow."""
-    started: list[subprocess.Popen[str]] = []
-    try:
-        yield started
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.terminate()

@@ -1,7 +1,8 @@
-"""How do staged pages become a site, with every warning an error?"""
+"""Render the staged pages as a site, with every warning an error; what did not change is not rendered again."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -12,47 +13,101 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from website.contents import BookError
+from website.contents import BookError, pages
+from website.finish import finish
 
 # What a page of this book can need of MathJax; the rest of the tree is four times the size of the site.
 MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions", "ui", "a11y/assistive-mml.js")
 
 
-def render(root: Path) -> Path:
-    """Build the site next to the present one and put it in its place if it came out without a warning.
+def render(root: Path) -> tuple[Path, bool]:
+    """Build the site and put it in the place of the present one if it came out without a warning.
 
     Returns:
-        ``_build/html``.
+        ``_build/html``, and whether anything was rendered: nothing is, where nothing changed.
     """
     build = root / "_build"
-    site, new = build / "html", build / "site"
+    site, work, stamp = build / "html", build / "site", build / "html.inputs"
+    config = yaml.safe_dump(_config(root), allow_unicode=True)
+    inputs = _digest(root, config, sorted((build / "book").rglob("*")))
+    if site.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == inputs:
+        return site, False
+    _keep_doctrees(work, _structure(root, config))
+    try:
+        _sphinx(root, config, work, "html")
+        rendered = work / "_build" / "html"
+        if not rendered.is_dir():
+            raise BookError("The renderer ended without a site.")
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)  # so that the warnings of pages that did not change come again
+        raise
+    new = build / "html.new"
     shutil.rmtree(new, ignore_errors=True)
-    config = build / "_config.yml"
-    config.write_text(yaml.safe_dump(_config(root), allow_unicode=True), encoding="utf-8")
+    shutil.copytree(rendered, new, ignore=_beyond_need)
+    finish(new)
+    stamp.unlink(missing_ok=True)
+    shutil.rmtree(site, ignore_errors=True)
+    new.rename(site)
+    stamp.write_text(inputs, encoding="utf-8")
+    return site, True
+
+
+def _sphinx(root: Path, config: str, work: Path, builder: str) -> None:
+    build = root / "_build"
+    file = build / "_config.yml"
+    if not file.is_file() or file.read_text(encoding="utf-8") != config:
+        file.write_text(config, encoding="utf-8")
     command = [
         *(sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(build)),
-        *("--config", str(config), "--toc", str(root / "_toc.yml"), "--path-output", str(new)),
-        *("-W", "-n", "--keep-going", "-q"),
+        *("--config", str(file), "--toc", str(root / "_toc.yml"), "--path-output", str(work)),
+        *("-W", "-n", "--keep-going", "-q", "--builder"),
+        *(["html"] if builder == "html" else ["custom", "--custom-builder", builder]),
     ]
-    # "Last updated" is then the date of the commit, and the same pages give the same site.
-    date = {"SOURCE_DATE_EPOCH": _date(root)}
-    done = subprocess.run(
-        command, cwd=root, env={**os.environ, **date}, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": _date(root), "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     warnings = [line for line in said.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
-    if done.returncode or warnings or not (new / "_build" / "html").is_dir():
+    if done.returncode or warnings:
         shown = [line.replace(f"{build}/", "") for line in warnings] or said.strip().splitlines()[-15:]
-        raise BookError(
-            "\n".join(
-                [f"The site has {len(warnings) or 'unknown'} problems:", *(f"  {one}" for one in shown)]
-            )
-        )
-    _trim_mathjax(new / "_build" / "html")
-    shutil.rmtree(site, ignore_errors=True)
-    (new / "_build" / "html").rename(site)
-    shutil.rmtree(new)
-    return site
+        head = f"The site has {len(warnings) or 'unknown'} problems:"
+        raise BookError("\n".join([head, *(f"  {one}" for one in shown)]))
+
+
+def _keep_doctrees(work: Path, structure: str) -> None:
+    """Start from nothing if something changed that stands on every page: titles, contents, settings, this code."""
+    mark = work / "structure"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != structure:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        mark.write_text(structure, encoding="utf-8")
+
+
+def _structure(root: Path, config: str) -> str:
+    titles = [page.document + page.title for page in pages(root)]
+    return _digest(root, "\n".join([config, *titles]), sorted((root / "_build" / "book" / "_static").glob("*.*")))
+
+
+def _digest(root: Path, said: str, files: list[Path]) -> str:
+    """Of files below ``_build``, of the contents, the requirements and the code of this package."""
+    here = Path(__file__).parent
+    whole = hashlib.sha256(said.encode())
+    for file in [*sorted(here.glob("*.py")), root / "_toc.yml", root / "requirements.txt", *files]:
+        if file.is_file():
+            whole.update(f"\0{file}\0".encode() + file.read_bytes())
+    return whole.hexdigest()
+
+
+def _beyond_need(folder: str, names: list[str]) -> set[str]:
+    """What of a folder is not copied: the parts of MathJax that no page can ask for."""
+    _, _, inside = f"{folder}/".partition("/_static/mathjax/")
+    if "/_static/mathjax" not in folder:
+        return set()
+    paths = {name: f"{inside}{name}" for name in names}
+    return {
+        name
+        for name, path in paths.items()
+        if not any(path.startswith(kept) or kept.startswith(f"{path}/") for kept in MATHJAX_KEPT)
+    }
 
 
 def _config(root: Path) -> dict[str, object]:
@@ -73,14 +128,3 @@ def _date(root: Path) -> str:
         ["git", "log", "-1", "--format=%ct"], cwd=root, capture_output=True, text=True, check=False
     )
     return log.stdout.strip() or "0"
-
-
-def _trim_mathjax(site: Path) -> None:
-    tree = site / "_static" / "mathjax"
-    for file in sorted(tree.rglob("*")):
-        inside = file.relative_to(tree).as_posix()
-        if file.is_file() and not inside.startswith(MATHJAX_KEPT):
-            file.unlink()
-    for folder in sorted(tree.rglob("*"), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()

@@ -1,88 +1,94 @@
-"""What does the renderer get to see? Executed chapters with their endings, other pages, static files."""
+"""Lay out what the renderer gets to see: executed chapters with what is generated around them, pages, static files."""
 
 from __future__ import annotations
 
+import ast
 import copy
 import re
-import shutil
-from collections import defaultdict
+import subprocess
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
 from riembn.pages.chapter import RUNS
+from website import tables
+from website.archive import archive, citation
 from website.contents import BookError, Page
-from website.endings import commit, duration, ending, records, runs, seconds, table, used
+from website.digest import records
+from website.endings import ending, runs, used
 from website.execute import executed
-
-SHOWN_VERSIONS = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "scikit-learn",
-    "pandas",
-    "matplotlib",
-    "papermill",
-    "jupyter-book",
-)
+from website.numbers import linked
+from website.opening import opened, portable
 
 
 def stage(root: Path, pages: Sequence[Page], profile: str) -> None:
-    """Fill ``_build/book`` afresh."""
-    folder = root / "_build" / "book"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(root / "book" / "_static", folder / "_static")
-    for bibliography in (root / "book").glob("*.bib"):
-        shutil.copy(bibliography, folder)
+    """Bring ``_build/book`` up to date; a file that stays the same is not touched."""
     runs.cache_clear()
-    chapters = {page: _read(root, page, profile) for page in pages if page.is_chapter}
+    static = root / "book" / "_static"
+    wanted = {f"_static/{file.relative_to(static)}": file.read_bytes() for file in static.rglob("*") if file.is_file()}
+    wanted |= {file.name: file.read_bytes() for file in (root / "book").glob("*.bib")}
+    chapters = {page: nbformat.read(executed(root, page, profile), as_version=4) for page in pages if page.is_chapter}
+    laid = {}
+    for page, notebook in chapters.items():
+        laid[page] = copy.deepcopy(notebook)
+        files = _around(root, page, laid[page])
+        wanted |= {f"_static/{name}": content for name, content in files.items()}
+        wanted[page.source.name] = (nbformat.writes(laid[page]) + "\n").encode()
     for page in pages:
-        target = root / "_build" / page.source.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if page in chapters:
-            nbformat.write(_with_ending(root, page, chapters[page]), target)
-        else:
-            target.write_text(_filled(root, page, chapters, profile), encoding="utf-8")
+        if not page.is_chapter:
+            wanted[page.source.name] = _filled(root, page, chapters, laid, profile).encode()
+    wanted |= _records(root, profile, set().union(*map(used, chapters.values())) if chapters else set())
+    _sync(root / "_build" / "book", wanted)
 
 
-def _read(root: Path, page: Page, profile: str) -> NotebookNode:
-    return nbformat.read(executed(root, page, profile), as_version=4)
-
-
-def _with_ending(root: Path, page: Page, notebook: NotebookNode) -> NotebookNode:
-    notebook = copy.deepcopy(notebook)
+def _around(root: Path, page: Page, notebook: NotebookNode) -> dict[str, bytes]:
+    """Add to a chapter, in place, what a page has and a notebook has not; the files that go with it."""
     end = nbformat.v4.new_markdown_cell(ending(root, page, notebook), id="generated-ending")
+    files = linked(page, notebook, len(used(notebook)))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             # told to us, not to the reader
             cell.outputs = [out for out in cell.outputs if RUNS not in out.get("data", {})]
-            if "injected-parameters" in cell.metadata.get("tags", []):
-                cell.metadata.tags.append("remove-cell")  # the ending says it
+            tags = cell.metadata.setdefault("tags", [])
+            if "injected-parameters" in tags:
+                tags.append("remove-cell")  # the ending says it
+            elif _only_shows(cell.source) and not {"remove-input", "hide-input", "parameters"} & set(tags):
+                tags.append("hide-input")
+    opened(root, page, notebook)
     notebook.cells.append(end)
-    return notebook
+    return files | {f"notebooks/{page.name}.ipynb": portable(page)}
 
 
-def _filled(root: Path, page: Page, chapters: dict[Page, NotebookNode], profile: str) -> str:
-    """A page of text, with generated tables where it asks for them."""
+def _only_shows(source: str) -> bool:
+    """Whether a cell is there to draw, to make a table, or to hand numbers to the text."""
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+    defines = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(source).body)
+    return not defines and any(re.fullmatch(r"pages\.(?!Globe)\w+|globe\.show|glue|say", call) for call in calls)
+
+
+def _filled(
+    root: Path, page: Page, chapters: dict[Page, NotebookNode], laid: dict[Page, NotebookNode], profile: str
+) -> str:
+    """A page of text, with generated tables and figures where it asks for them."""
     text = page.source.read_text(encoding="utf-8")
-    tables = {
-        "<!-- chapters -->": lambda: _chapters(chapters),
-        "<!-- versions -->": lambda: _versions(chapters),
-        "<!-- runs -->": lambda: _runs(root, profile),
+    made = {
+        "<!-- chapters -->": lambda: tables.chapters(root, chapters),
+        "<!-- versions -->": lambda: tables.versions(chapters),
+        "<!-- runs -->": lambda: tables.recorded(root, profile),
+        "<!-- cite records -->": lambda: citation(root, _commit(root)),
     }
-    for mark, make in tables.items():
+    for mark, make in made.items():
         if mark in text:
             text = text.replace(mark, make())
     figure = re.compile(r"<!-- figure: ([\w-]+) ([\w-]+) -->")
-    return figure.sub(lambda asked: _figure(page, chapters, asked[1], asked[2]), text)
+    return figure.sub(lambda asked: _figure(page, laid, asked[1], asked[2]), text)
 
 
-def _figure(page: Page, chapters: dict[Page, NotebookNode], chapter: str, name: str) -> str:
+def _figure(page: Page, laid: dict[Page, NotebookNode], chapter: str, name: str) -> str:
     """A chapter's figure, by the name that its ``pages.show`` gave it."""
-    notebooks = [notebook for found, notebook in chapters.items() if found.name == chapter]
+    notebooks = [notebook for found, notebook in laid.items() if found.name == chapter]
     for cell in (cell for notebook in notebooks for cell in notebook.cells):
         for out in cell.get("outputs", []):
             drawn = out.get("data", {}).get("text/html", "")
@@ -91,47 +97,34 @@ def _figure(page: Page, chapters: dict[Page, NotebookNode], chapter: str, name: 
     raise BookError(f"{page.document}: asks for figure {name} of {chapter}, which does not exist.")
 
 
-def _chapters(chapters: dict[Page, NotebookNode]) -> str:
-    rows = []
-    for page, notebook in chapters.items():
-        told = notebook.metadata["riembn"]
-        slowest = max(
-            (c.metadata.get("papermill", {}).get("duration") or 0.0 for c in notebook.cells), default=0.0
-        )
-        where = told["environment"]
-        times = (duration(seconds(notebook)), duration(slowest))
-        rows.append(
-            (f"[](/{page.document})", told["profile"], *times, str(len(used(notebook)) or "–"), commit(where))
-        )
-    return table(("chapter", "profile", "time", "slowest cell", "recorded runs", "commit"), rows)
+def _records(root: Path, profile: str, named: set[str]) -> dict[str, bytes]:
+    """Each record that a chapter is drawn from, and all records in one file."""
+    folder = records(root, profile)
+    files = sorted(folder.glob("*.json"))
+    found = {
+        f"_static/records/{file.name}": file.read_bytes()
+        for file in files
+        if file.stem.rpartition("-")[2] in named
+    }
+    readme = root / "book" / "records" / "README.md"
+    about = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if files and (root / "CITATION.cff").is_file():
+        found["_static/records.zip"] = archive(files, about, citation(root, _commit(root)))
+    return found
 
 
-def _versions(chapters: dict[Page, NotebookNode]) -> str:
-    where = [notebook.metadata["riembn"]["environment"] for notebook in chapters.values()]
-    devices = sorted({one["cpu"] if one["device"] == "cpu" else one["device"] for one in where})
-    rows = [("device", ", ".join(devices)), ("Python", ", ".join(sorted({one["python"] for one in where})))]
-    rows += [(name, metadata.version(name)) for name in SHOWN_VERSIONS]
-    return table(("what", "which"), rows)
+def _commit(root: Path) -> str:
+    log = subprocess.run(["git", "log", "-1", "--format=%h"], cwd=root, capture_output=True, text=True, check=False)
+    return log.stdout.strip() or "unknown"
 
 
-def _runs(root: Path, profile: str) -> str:
-    groups = defaultdict(list)
-    for run in runs(records(root, profile)).values():
-        groups[run.config["network"], run.config["dataset"], run.config["method"]].append(run)
-    if not groups:
-        return "There are no recorded runs."
-    rows = []
-    for what, members in sorted(groups.items()):
-        ended = sum(run.status == "finished" for run in members)
-        rows.append(
-            (
-                *what,
-                str(len(members)),
-                str(len(members) - ended),
-                str(len({run.seed for run in members})),
-                duration(sum(run.seconds for run in members)),
-                ", ".join(sorted({run.commit for run in members})),
-            )
-        )
-    head = ("network", "data", "method", "runs", "diverged", "seeds", "training time", "commits")
-    return table(head, rows)
+def _sync(folder: Path, wanted: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in [file for file in folder.rglob("*") if file.is_file()]:
+        if file.relative_to(folder).as_posix() not in wanted:
+            file.unlink()
+    for name, content in wanted.items():
+        target = folder / name
+        if not target.is_file() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)

@@ -1,13 +1,15 @@
-"""How are curves, intervals and matrices drawn?"""
+"""Draw curves, intervals and matrices in the style of the book."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -16,6 +18,9 @@ from matplotlib.transforms import ScaledTranslation
 from riembn.pages.palette import DIVERGING, PAPER, STYLE, look
 
 _WIDTH = 6.8  # inches: the text column of a page
+
+told: WeakKeyDictionary[Artist, dict[str, Any]] = WeakKeyDictionary()
+"""What an artist does not say of itself about the numbers that it draws, for `riembn.pages.drawn`."""
 
 
 def figure(
@@ -56,7 +61,10 @@ def line(
 
 def band(ax: Axes, x: Any, lo: Any, hi: Any, method: str, *, index: int = 0) -> None:
     """The interval around a curve; say in the caption which interval it is, and from how many runs."""
-    ax.fill_between(x, lo, hi, color=look(method, index).color, alpha=0.2, linewidth=0)
+    style = look(method, index)
+    area = ax.fill_between(x, lo, hi, color=style.color, alpha=0.2, linewidth=0)
+    ends = {name: [float(v) for v in values] for name, values in (("x", x), ("low", lo), ("high", hi))}
+    told[area] = {"name": style.label, "kind": "band", **ends}
 
 
 def dots(
@@ -88,17 +96,22 @@ def dots(
     """
     style = look(method, index)
 
-    def draw(positions: Any, results: Any, *marker: str, **options: Any) -> None:
-        ax.plot(*((results, positions) if horizontal else (positions, results)), *marker, **options)
+    name = style.label if label is None else label
+
+    def draw(kind: str, positions: Any, results: Any, *marker: str, **options: Any) -> None:
+        (drawn,) = ax.plot(*((results, positions) if horizontal else (positions, results)), *marker, **options)
+        told[drawn] = {"kind": kind, "name": name}
+        if kind == "estimate":
+            told[drawn] |= {"low": [float(low) for low in lo], "high": [float(high) for high in hi]}
+            told[drawn] |= {"horizontal": True} if horizontal else {}
 
     for position, low, high in zip(x, lo, hi, strict=True):
-        draw([position] * 2, [low, high], color=style.color, linewidth=2.2, zorder=2)
+        draw("part", [position] * 2, [low, high], color=style.color, linewidth=2.2, zorder=2)
     for position, results in zip(x, runs or [[]] * len(x), strict=True):
         small = {"markersize": 4.5, "markerfacecolor": PAPER, "markeredgewidth": 1.2, "zorder": 2.5}
-        draw([position] * len(results), results, "o", color=style.color, **small)
-    name = style.label if label is None else label
+        draw("run", [position] * len(results), results, "o", color=style.color, **small)
     halo = {"markeredgecolor": PAPER, "markersize": 8, "zorder": 3}
-    draw(x, values, style.marker, color=style.color, label=name, **halo)
+    draw("estimate", x, values, style.marker, color=style.color, label=name, **halo)
     if horizontal:
         ax.margins(y=0.08)
     else:

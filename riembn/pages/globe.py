@@ -1,4 +1,4 @@
-"""How is a sphere drawn, with what lies on it, so that a reader can turn it?
+"""Draw a sphere, with what lies on it, so that a reader can turn it.
 
 The drawing is SVG and complete as it is: in Jupyter, on paper, without scripts. On a page of the book
 ``_static/globe.js`` reads the scene that stands beside it, draws the same again, and lets the reader turn it.
@@ -6,14 +6,14 @@ The drawing is SVG and complete as it is: in Jupyter, on paper, without scripts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from riembn.pages.page import _FIGURE_CSS
+from riembn.pages.drawn import DATA, csv_text
+from riembn.pages.page import _FIGURE_CSS, json_script
 from riembn.pages.palette import BLUE, IN_CSS, INK, PAPER
 
 _RADIUS = 200.0  # of the sphere, in units of the drawing
@@ -76,16 +76,17 @@ class Globe:
                 "show: a figure needs a caption, and alt for readers who do not see it; pass both."
             )
         scene = {"view": self._view, "reach": self._reach, "alt": alt, "items": self._items}
-        told = json.dumps(scene, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
         # On a phone the drawing is about half as large, and what is written in it should not be.
         drawings = [self._svg(alt, f"{name}-{i}", *how) for i, how in enumerate(_SIZES)]
         page = (
             f'<figure class="riembn-figure" id="fig-{escape(name)}">{_FIGURE_CSS}{_GLOBE_CSS}'
             f'<div class="riembn-plot riembn-globe">{"".join(drawings)}'
-            f'<script type="application/json">{told}</script></div>'
+            f"{json_script(scene)}</div>"
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
-        display({"text/html": page, "text/plain": f"{caption} {alt}"}, raw=True)
+        rows = [(item["kind"], item["label"], *point) for item in self._items for point in item["points"]]
+        told = {"name": name, "csv": csv_text(("kind", "label", "x", "y", "z"), rows)}
+        display({"text/html": page, "text/plain": f"{caption} {alt}", DATA: told}, raw=True)
 
     def _add(
         self,

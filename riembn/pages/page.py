@@ -1,4 +1,4 @@
-"""How does a figure or a table get onto a page, and follow its theme and its width?
+"""Put figures and tables onto a page, so that they follow its theme and its width, with their numbers.
 
 A figure is drawn as SVG twice, for a screen and for a phone. Its ink is the text color of the page, and each
 series has a tone for light and one for dark pages, so it looks the same in the book and in Jupyter.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import textwrap
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from riembn.pages.draw import legend, spread_labels
+from riembn.pages.drawn import DATA, as_csv, csv_text, hover, scene
 from riembn.pages.palette import IN_CSS, STYLE
 
 if TYPE_CHECKING:
@@ -63,20 +65,35 @@ def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone:
     if not caption.strip() or not alt.strip():
         raise ValueError("show: a figure needs a caption, and alt for readers who do not see it; pass both.")
     drawings = _svg(fig, alt, "riembn-screen")
+    numbers, points, scenes = as_csv(fig), hover(fig), [scene(fig)]
     if phone := phone and _fit_phone(fig):
         drawings += _svg(fig, alt, "riembn-phone")
+        scenes.append(scene(fig))
     plt.close(fig)
     anchor = f' id="fig-{escape(name)}"' if name else ""
     page = (
         f'<figure class="riembn-figure"{anchor}>{_FIGURE_CSS}'
-        f'<div class="riembn-plot{"" if phone else " riembn-wide-only"}">{drawings}</div>'
+        f'<div class="riembn-plot{"" if phone else " riembn-wide-only"}">{drawings}'
+        f"{json_script({**points, 'drawings': scenes})}</div>"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
-    display({"text/html": page, "text/plain": f"{caption} {alt}"}, raw=True)
+    told = {"name": name, "csv": numbers}
+    display({"text/html": page, "text/plain": f"{caption} {alt}", DATA: told}, raw=True)
+
+
+def json_script(content: Any) -> str:
+    """Data for a script of the page; what is not a script's shows nothing of it."""
+    told = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    told = told.replace("<", "\\u003c")
+    return f'<script type="application/json">{told}</script>'
 
 
 def table(
-    frame: pd.DataFrame, *, caption: str, formats: dict[str, str | Callable[[Any], str]] | None = None
+    frame: pd.DataFrame,
+    *,
+    caption: str,
+    formats: dict[str, str | Callable[[Any], str]] | None = None,
+    name: str | None = None,
 ) -> None:
     """Put a data frame on the page; a wide one scrolls on its own, and the index is left out.
 
@@ -84,6 +101,7 @@ def table(
         frame: The columns to show, in their order; their names are the headers.
         caption: What the numbers are, with their unit.
         formats: For a column a format such as ``"{:.2f}"``, or a function from the value to its text.
+        name: Of the file with its numbers; otherwise the page counts its tables.
     """
     from IPython.display import display
 
@@ -108,7 +126,9 @@ def table(
         f'<table class="dataframe"><caption>{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    display({"text/html": page, "text/plain": frame.to_string(index=False)}, raw=True)
+    numbers = csv_text([str(name) for name in frame.columns], frame.itertuples(index=False))
+    told = {"name": name, "csv": numbers}
+    display({"text/html": page, "text/plain": frame.to_string(index=False), DATA: told}, raw=True)
 
 
 def _svg(fig: Figure, alt: str, kind: str) -> str:

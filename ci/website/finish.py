@@ -1,0 +1,52 @@
+"""Complete a rendered site: one version mark on each style sheet and script, and what the search finds in one order."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import zlib
+from pathlib import Path
+
+_ASSET = re.compile(r'((?:href|src)=")((?:[^"?:#]*/)?_static/[^"?#]+\.(?:css|js))(?:\?v=\w+)?"')
+
+
+def finish(site: Path) -> None:
+    """Complete the site in its folder."""
+    _version_assets(site)
+    _forget_words_that_are_gone(site / "searchindex.js")
+
+
+def _version_assets(site: Path) -> None:
+    """Mark style sheets and scripts with what is in them, so that a browser asks for a changed one again.
+
+    Sphinx marks them too, but not those that its extensions write late, and these only when a site is built anew.
+    """
+
+    @functools.cache
+    def mark(file: Path) -> str:
+        return f"?v={zlib.crc32(file.read_bytes()):08x}"
+
+    for page in sorted(site.rglob("*.html")):
+        inside = page.relative_to(site)
+        if inside.parts[0] == "_static":
+            continue
+
+        def marked(found: re.Match[str], page: Path = page) -> str:
+            _, _, name = found[2].rpartition("_static/")
+            file = site / "_static" / name
+            return f'{found[1]}{found[2]}{mark(file) if file.is_file() else ""}"'
+
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_ASSET.sub(marked, text), encoding="utf-8")
+
+
+def _forget_words_that_are_gone(index: Path) -> None:
+    """Words that no page has any more: Sphinx keeps them, without a page, until a site is built anew."""
+    text = index.read_text(encoding="utf-8")
+    start, end = text.index("(") + 1, text.rindex(")")
+    found = json.loads(text[start:end])
+    for kind in ("terms", "titleterms"):
+        found[kind] = {word: pages for word, pages in found[kind].items() if pages != []}
+    told = json.dumps(found, separators=(",", ":"), sort_keys=True)
+    index.write_text(text[:start] + told + text[end:], encoding="utf-8")
