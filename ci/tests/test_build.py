@@ -77,7 +77,7 @@ def test_parameters_go_where_they_belong():
         decayed = {id(p): g["weight_decay"] for g in rest.param_groups for p in g["params"]}
         assert decayed.pop(id(model[7].weight)) == 5e-4 and set(decayed.values()) == {0.0}
         assert len(on_manifold) + len(decayed) + 1 == len(list(model.parameters()))
-        assert all(g["nesterov"] and g["momentum"] == 0.9 and g["lr"] == 0.01 for g in rest.param_groups)
+        assert all(g["nesterov"] and g["momentum"] == 0.9 and g["lr"] == 0.1 for g in rest.param_groups)
     model, optimizer = made("sgd")
     assert type(optimizer) is torch.optim.SGD and optimizer.param_groups[0]["weight_decay"] == 5e-4
 
@@ -123,7 +123,7 @@ def test_loss_falls_and_a_combined_step_is_the_parts_steps(method):
 def test_rest_parameters_move_exactly_as_under_torch_sgd():
     model, optimizer = made("sgd-g")
     twin = copy.deepcopy(model)
-    plain = torch.optim.SGD(twin[7].parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=0)
+    plain = torch.optim.SGD(twin[7].parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0)
     plain.param_groups[0]["params"] = [twin[7].weight]
     plain.param_groups[0]["weight_decay"] = 5e-4
     for _ in range(3):
@@ -263,7 +263,7 @@ def test_groups_can_be_added_to_either_part(method):
     optimizer.add_param_group({"params": [weight], "part": 0, "lr": 0.05})
     optimizer.add_param_group({"params": bias})
     assert optimizer.param_groups[-2]["channels_per_row"] == 1
-    assert optimizer.param_groups[-1]["part"] == 1 and optimizer.param_groups[-1]["lr"] == 0.01
+    assert optimizer.param_groups[-1]["part"] == 1 and optimizer.param_groups[-1]["lr"] == 0.1
     if method != "psi-sgd":
         torch.testing.assert_close(weight.detach().norm(dim=1), torch.ones(4))
     before = weight.detach().clone(), bias.detach().clone()

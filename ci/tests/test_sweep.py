@@ -68,7 +68,7 @@ def test_failure_of_a_run_leaves_the_others(tmp_path):
     with pytest.raises(SweepFailed) as caught:
         sweep([good[0], bad, good[1]], store=tmp_path)
     assert str(caught.value).startswith("sweep: 1 of 3 runs failed, the others are in the store:")
-    assert f"{bad.name}: ValueError: train: batch_size=5000 exceeds" in str(caught.value)
+    assert f"{bad.name}: ValueError: train: batch_size=5000" in str(caught.value)
     assert "Traceback" in caught.value.errors[bad.name]
     assert all(Store(tmp_path).get(config) for config in good)
     assert len(sweep(good, store=tmp_path)) == 2
