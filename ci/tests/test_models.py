@@ -1,7 +1,13 @@
 """The networks are the papers' ones: sizes, structure, normalization, initialization."""
 
 import copy
+import os
+import platform
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from riembn.models import BatchNorm, build, vgg, wide_resnet
+from riembn.models import BatchNorm, build, channels_last, vgg, wide_resnet
+from riembn.models.memory_format import SubsampledConv2d
 
 
 def on_meta(network: str, **arguments: float) -> nn.Module:
@@ -334,6 +341,93 @@ def test_channels_last_changes_the_layout_and_not_the_logits(network: str) -> No
             )
     assert torch.allclose(model(x.contiguous(memory_format=torch.channels_last)), expected, atol=1e-10)
     assert layouts and all(layouts)
+
+
+@pytest.mark.parametrize(
+    "layer, changes",
+    [
+        (nn.Conv2d(4, 8, 1, stride=2, bias=False), True),
+        (nn.Conv2d(15, 8, 1, stride=(1, 3)), True),
+        (nn.Conv2d(30, 8, 1, stride=2, groups=2), True),
+        (nn.Conv2d(16, 8, 1, stride=2), False),
+        (nn.Conv2d(4, 8, 1), False),
+        (nn.Conv2d(4, 8, 3, stride=2, padding=1), False),
+    ],
+)
+def test_narrow_strided_1x1_convolutions_are_subsampled_and_compute_the_same(layer: nn.Conv2d, changes: bool) -> None:
+    x = batch(2, layer.in_channels, 7, 6)
+    expected = layer(x)
+    same = channels_last(nn.Sequential(layer))[0]
+    assert same is layer and isinstance(layer, SubsampledConv2d) == changes
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+# One step in the channels_last format and one evaluation, of every network at five widths.
+EVERY_NETWORK = """
+import torch
+from riembn import models
+
+for network in ("vgg-11", "wrn-10-1", "wrn-16-1"):
+    for width in (0.0625, 0.125, 0.25, 0.5, 1):
+        model = models.channels_last(models.build(network, num_classes=10, in_channels=3, width=width))
+        x = torch.randn(16, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+        model(x).square().sum().backward()
+        with torch.no_grad():
+            model.eval()(x)
+        print("took", network, width, flush=True)
+"""
+# torch.compile takes the channels_last format by itself.
+COMPILED_SHORTCUT = """
+import torch
+from torch import nn
+from riembn.models.layers import conv
+
+layer = torch.compile(nn.Sequential(nn.ReLU(), conv(4, 8, kernel=1, stride=2)))
+layer(torch.randn(16, 4, 8, 8)).square().sum().backward()
+print("took", flush=True)
+"""
+
+
+def overrunning(log: str) -> list[str]:
+    """The gradients that oneDNN says it computed by the kernel that writes past its buffer."""
+    kernel = r".*jit_1x1:\w+,backward_weights,src:\w+::blocked:acdb.*_ic(\d+)oc.*kh1sh2.*"
+    return [line for line in log.splitlines() if (found := re.match(kernel, line)) and int(found[1]) < 16]
+
+
+@pytest.mark.parametrize(
+    "script, steps, capability",
+    [
+        pytest.param(EVERY_NETWORK, 15, "avx2", id="avx2"),
+        pytest.param(EVERY_NETWORK, 15, None, id="as-it-is"),
+        pytest.param(COMPILED_SHORTCUT, 1, "avx2", id="compiled", marks=pytest.mark.slow),
+    ],
+)
+def test_no_network_runs_the_kernel_that_corrupts_memory(
+    script: str, steps: int, capability: str | None, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
+    if capability:
+        # In a cache of its own: what is compiled for fewer instructions must not be found by other processes.
+        environment |= {"ATEN_CPU_CAPABILITY": capability, "ONEDNN_MAX_CPU_ISA": capability.upper()}
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], env=environment, capture_output=True, text=True
+    )
+    took = re.findall(r"^took.*", done.stdout, re.MULTILINE)
+    assert done.returncode == 0 and len(took) == steps, (took, done.returncode, done.stderr[-1000:])
+    assert "backward_weights" in done.stdout or platform.machine() != "x86_64"  # else nothing was listened to
+    assert not overrunning(done.stdout)
+
+
+def test_the_kernel_is_recognized_in_onednns_words() -> None:
+    line = (
+        "onednn_verbose,v1,primitive,exec,cpu,convolution,jit_1x1:avx2,backward_weights,src:f32::blocked:acdb::f0 "
+        "wei:f32:ap:blocked:ABcd8b8a::f0 bia:undef::undef::: dst:f32::blocked:acdb::f0,attr-scratchpad:user,"
+        "alg:convolution_direct,mb16_ic4oc8_ih8oh4kh1sh2dh0ph0_iw8ow4kw1sw2dw0pw0,0.01"
+    )
+    assert overrunning(line) == [line]
+    assert not overrunning(line.replace("ic4", "ic16")) and not overrunning(line.replace("sh2", "sh1"))
+    assert not overrunning(line.replace("acdb", "aBcd8b")) and not overrunning(line.replace("weights", "data"))
 
 
 @pytest.mark.parametrize("network", ["vgg-11", "wrn-10-1"])

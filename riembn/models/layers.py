@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .memory_format import without_overrun
+
 __all__ = ["BatchNorm", "conv", "he_normal_", "integer", "scaled"]
 
 
@@ -66,9 +68,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return output
 
 
-def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
+def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Module:
     """A convolution without bias that keeps the size of the map (up to its stride)."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    made = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    return without_overrun(made)
 
 
 def he_normal_(model: nn.Module) -> None:

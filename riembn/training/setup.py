@@ -96,9 +96,8 @@ def network_of(config: RunConfig, images: Images, device: torch.device) -> nn.Mo
         in_channels=images.train.images.shape[1],
         width=config.width,
         dropout=config.dropout,
-    ).to(device)
-    # Half as fast again on a CPU; the overload is missing in torch's stubs.
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    )
+    model = models.channels_last(model).to(device)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1 - config.bn_decay
