@@ -204,7 +204,7 @@ def test_verdict_says_which_settings_it_is_about():
     tuned += [made_up("sgd-g", s, lr=0.6, test_error=9 + SPREAD[s]) for s in range(5)]
     assert said("C1", tuned).verdict == NOT_TESTED  # at rates that nobody chose
     verdict = said("C1", preset_rates + grids + tuned)
-    assert verdict.headline.startswith("SUPPORTED, tuned (1 of 1")
+    assert verdict.headline.startswith("SUPPORTED, tuned, 3 tries each (1 of 1")
     assert [finding.answer for finding in verdict.findings] == ["supported", ""]
     assert "SGD-G at rate 0.6 minus SGD at rate 0.4" in str(verdict.findings[0])
 
@@ -213,11 +213,11 @@ def test_best_rate_at_the_edge_of_its_grid_is_said():
     grids = tuning("sgd", {0.05: 9.0, 0.4: 8.0}) + tuning("sgd-g", {0.3: 9.0, 0.6: 7.0, 1.2: 8.0})
     tuned = [made_up(seed=s, lr=0.4) for s in range(5)]
     tuned += [made_up("sgd-g", s, lr=0.6, test_error=9 + SPREAD[s]) for s in range(5)]
-    assert "tuned, at the edge of its grid" in said("C1", grids + tuned).headline
+    assert "tuned, 3 tries against 2, the best at the edge of its grid" in said("C1", grids + tuned).headline
 
 
 def marks(runs):
-    return prepare(pandas.concat(runs, ignore_index=True)).drop_duplicates("digest").set_index("lr")["tuned"]
+    return prepare(pandas.concat(runs, ignore_index=True)).drop_duplicates("digest").set_index("lr")["tries"] > 0
 
 
 def test_grid_is_read_whole_and_never_from_the_test_set():
@@ -242,7 +242,7 @@ def test_grid_may_be_over_decay_and_the_rest_too():
     confirming = [made_up(seed=0, lr=0.4, weight_decay=decay) for decay in (5e-4, 2e-3, 0.0)]
     found = prepare(pandas.concat([*tries(5e-4, 8.0), *tries(2e-3, 7.0), *tries(0.0, 8.5), *confirming]))
     # The best with decay, and apart from it the best without.
-    assert dict(zip(found["weight_decay"], found["tuned"], strict=True)) == {5e-4: False, 2e-3: True, 0.0: True}
+    assert dict(zip(found["weight_decay"], found["tries"], strict=True)) == {5e-4: 0, 2e-3: 4, 0.0: 2}
 
 
 def test_constant_rates_are_tuned_for_the_loss_that_the_grid_reached():
@@ -302,11 +302,11 @@ def test_ablations_of_tuned_runs_are_each_at_their_own_rate():
     runs = tuning("sgd-g", {0.2: 9.0, 0.4: 8.0, 0.8: 9.0}, grad_clip=0.1)
     runs += tuning("sgd-g", {0.05: 9.0, 0.1: 8.0, 0.2: 9.0}, grad_clip=None)
     runs += at(0.1, 0.4, 10.0) + at(None, 0.1, 11.0)
-    assert said("C5", runs).headline.startswith("SUPPORTED, tuned (1 of 1")
+    assert said("C5", runs).headline.startswith("SUPPORTED, tuned, 3 tries each (1 of 1")
     # What is at equal settings is shown, and does not decide; at four times the tuned rate it asks for stability.
     runs += at(None, 0.4, 9.0) + at(0.1, 1.6, 10.0) + at(None, 1.6, 30.0)
     verdict = said("C5", runs)
-    assert verdict.headline.startswith("SUPPORTED, tuned; at 4 × the tuned rate (2 of 2")
+    assert verdict.headline.startswith("SUPPORTED, tuned, 3 tries each; at 4 × the tuned rate (2 of 2")
     assert len(verdict.findings) == 3
     # Another bound at the tuned rate: the one used must not be worse by more than the margin.
     near = said("C5", runs + at(0.3, 0.4, 9.95))

@@ -1,8 +1,8 @@
 """What the records say of each claim: supported, not supported, equivalent within a margin, undecided, or not tested.
 
 The claims are in their sources' words as far as these can be tested. All comparisons that decide one of them are
-settled together, so that the whole ledger errs with a probability of 5 %. Claims about single steps or about the space
-itself are identities: they are proved in a chapter, and a test checks them.
+settled together, so that the correction is that of the whole ledger (see `verdicts`). Claims about single steps or
+about the space itself are identities: they are proved in a chapter, and a test checks them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING
 
 from .intervals import Difference, difference
 from .rules import (
+    ANGLE,
+    DISAGREEMENT,
+    LOSS,
+    POINTS,
     Comparison,
     Rule,
     ablated,
@@ -36,7 +40,8 @@ NOT_TESTED = "not tested by these records"
 HOW = (
     "corrected together by Holm's method at 5 %. Intervals are Student's, 95 % each for itself, over seeds alone: all "
     "runs of a cell have the same images. A difference of the size after “could find” is found with a probability of "
-    "80 %, corrected alike."
+    f"80 %, corrected alike. Equivalent is what differs by less than {POINTS:g} points of error, {LOSS:g} of loss, "
+    f"{100 * ANGLE:g} % of an angle or {DISAGREEMENT:g} point of disagreement."
 )
 """How the verdicts of `judge` are to be read."""
 

@@ -46,23 +46,24 @@ class Pair:
         return pandas.concat([self.first, self.second])
 
 
+# Column of the method's runs and of SGD's that says so; what to call it.
 _CHOICES = (
-    ("tuned", "tuned", TUNED),
-    ("preset", "at preset rates", PRESET),
-    ("own", "at a rate of our own choice", OWN),
+    ("tries", "tries", "tuned", TUNED),
+    ("preset", "preset", "at preset rates", PRESET),
+    ("own", "preset", "at a rate of our own choice", OWN),
 )
 
 
 def against_sgd(runs: pandas.DataFrame, method: str) -> Iterator[Pair]:
     """Curves of a method with curves of SGD whose settings were chosen alike."""
-    for flag, at, rank in _CHOICES:
-        baselines = curves(runs[runs["tuned" if rank == TUNED else "preset"]], "sgd")
-        for first in curves(runs[runs[flag]], method) if baselines else ():
+    for mine, of_sgd, at, rank in _CHOICES:
+        baselines = curves(runs[runs[of_sgd] > 0], "sgd")
+        for first in curves(runs[runs[mine] > 0], method) if baselines else ():
             for second in baselines:
-                if rank < TUNED and first["tuned"].iloc[0] and second["tuned"].iloc[0]:
+                if rank < TUNED and _are_tuned(first, second):
                     continue  # said already
                 label = f"{NAMES[method]} {rate(first)} minus SGD {rate(second)}"
-                yield Pair(label, at + _edge(rank, first, second), first, second, rank)
+                yield Pair(label, _how_tuned(first, second) if rank == TUNED else at, first, second, rank)
 
 
 def ablations(
@@ -72,11 +73,10 @@ def ablations(
     for first in (curve for curve in mine if curve[field].iloc[0] == used):
         for second in (curve for curve in mine if curve[field].iloc[0] == without):
             method = NAMES[first["method"].iloc[0]]
-            tuned = first["tuned"].iloc[0] and second["tuned"].iloc[0]
             what = f"{symbol} = {used:g} minus {_none(symbol, without)}"
-            if tuned and _alike(first, second, but=(field, *TUNED_FIELDS)):
+            if _are_tuned(first, second) and _alike(first, second, but=(field, *TUNED_FIELDS)):
                 label = f"{method}, {what}, {rate(first)} and {rate(second)}"
-                yield Pair(label, "tuned" + _edge(TUNED, first, second), first, second, TUNED, method)
+                yield Pair(label, _how_tuned(first, second), first, second, TUNED, method)
             elif _alike(first, second, but=(field,)):
                 at, rank = _chosen(first, mine, field, used)
                 yield Pair(f"{method} {rate(first)}, {what}", at, first, second, rank, method)
@@ -86,21 +86,21 @@ def neighbors(
     mine: Sequence[pandas.DataFrame], field: str, used: float, without: float, symbol: str
 ) -> Iterator[Pair]:
     """Runs at the value used and its tuned rate, with runs at other values and else the same settings."""
-    for first in (curve for curve in mine if curve[field].iloc[0] == used and curve["tuned"].iloc[0]):
+    for first in (curve for curve in mine if curve[field].iloc[0] == used and _are_tuned(curve)):
         for second in mine:
             value = second[field].iloc[0]
             if value not in (used, without) and _alike(first, second, but=(field,)):
                 label = f"{NAMES[first['method'].iloc[0]]} {rate(first)}, {symbol} = {used:g} minus {value:g}"
-                yield Pair(label, "tuned", first, second, TUNED, f"{label} beside")
+                yield Pair(label, "tuned for the first", first, second, TUNED, f"{label} beside")
 
 
 def _chosen(curve: pandas.DataFrame, mine: Sequence[pandas.DataFrame], field: str, used: float) -> tuple[str, int]:
     """How the rate of two curves with the same settings was chosen."""
-    if curve["tuned"].iloc[0]:
+    if _are_tuned(curve):
         return "at the rate tuned for the first", PRESET
     for tuned in mine:
         one = tuned.iloc[0]
-        if one["tuned"] and one[field] == used and _alike(curve, tuned, but=("lr",)):
+        if one["tries"] and one[field] == used and _alike(curve, tuned, but=("lr",)):
             ratio = curve["lr"].iloc[0] / one["lr"]
             # Stability is asked at a rate that is set too high: four times the best one.
             return f"at {ratio:g} × the tuned rate", TUNED if math.isclose(ratio, 4) else PRESET
@@ -115,8 +115,8 @@ def matched(runs: pandas.DataFrame, method: str, sgd: Sequence[pandas.DataFrame]
             label = f"{NAMES[method]} {rate(first)} minus SGD {rate(second)}"
             if abs(ratio - 1) <= MATCHED:
                 yield Pair(label, "at matched angles", first, second, TUNED + 1)
-            elif first["tuned"].iloc[0] and second["tuned"].iloc[0]:
-                yield Pair(label, "tuned", first, second, TUNED)
+            elif _are_tuned(first, second):
+                yield Pair(label, _how_tuned(first, second), first, second, TUNED)
             elif first["preset"].iloc[0] and second["preset"].iloc[0]:
                 yield Pair(label, "at preset rates", first, second, PRESET)
 
@@ -155,6 +155,13 @@ def _none(symbol: str, value: float) -> str:
     return f"{symbol} = 0" if value == 0 else "no bound"
 
 
-def _edge(rank: int, *pair: pandas.DataFrame) -> str:
-    """A caveat: the best rate may lie outside the grid."""
-    return ", at the edge of its grid" if rank == TUNED and any(c["at_edge"].iloc[0] for c in pair) else ""
+def _are_tuned(*several: pandas.DataFrame) -> bool:
+    return all(curve["tries"].iloc[0] for curve in several)
+
+
+def _how_tuned(first: pandas.DataFrame, second: pandas.DataFrame) -> str:
+    """What a reader should know of two tuned curves: the effort for each, and whether it may have been too little."""
+    tries = [int(curve["tries"].iloc[0]) for curve in (first, second)]
+    effort = f"{tries[0]} tries each" if tries[0] == tries[1] else f"{tries[0]} tries against {tries[1]}"
+    at_edge = any(curve["at_edge"].iloc[0] for curve in (first, second))
+    return f"tuned, {effort}" + (", the best at the edge of its grid" if at_edge else "")

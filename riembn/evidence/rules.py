@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
+    "ANGLE",
+    "DISAGREEMENT",
+    "LOSS",
+    "POINTS",
     "Comparison",
     "Rule",
     "ablated",
@@ -176,8 +180,8 @@ def rate_control(runs: pandas.DataFrame, where: str) -> Iterator[Comparison | st
         try:
             angles = balanced_angle(curve) / predicted_angle(one)
             yield Comparison(
-                f"SGD {settings}: angle over prediction, minus 1, {where}", "",
-                tuple(angles), (1.0,) * len(angles), "", Question("equivalence", ANGLE), part=settings,
+                f"SGD {settings}: angle minus prediction, {where}", "",
+                tuple(angles), (1.0,) * len(angles), "of the prediction", Question("equivalence", ANGLE), part=settings,
             )  # fmt: skip
         except Untested as why:
             yield f"SGD {settings}, {where}: {why}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..experiment.config import FIELDS
 from ..experiment.presets import method_settings
@@ -51,8 +51,9 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
 
     Runs of methods that no claim is about are left out, and so are those that tuned. Added are ``decays`` (whether
     there is weight decay), ``constant`` (whether the rate never changes), ``plain`` (no experiment on what a method
-    rests on), ``curve`` (equal where runs differ in the seed alone), ``tuned``, ``at_edge`` (of the grid that tuned
-    it), ``preset`` (by the method's source) and ``own`` (at rates that this project once chose).
+    rests on), ``curve`` (equal where runs differ in the seed alone), ``tries`` (how many settings the run's own were
+    the best of; 0 if it is not tuned), ``at_edge`` (of that grid), ``preset`` (by the method's source) and ``own`` (at
+    rates that this project once chose).
     """
     if frame.empty:
         return frame
@@ -73,8 +74,8 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     runs = frame[~tuning]
     chosen = {curve: _chosen_by(run) for curve, run in _one_each(runs)}
     return runs.assign(
-        tuned=runs["curve"].isin(tuned.keys()),
-        at_edge=runs["curve"].isin([curve for curve, edge in tuned.items() if edge]),
+        tries=[tuned.get(curve, _UNTUNED).tries for curve in runs["curve"]],
+        at_edge=[tuned.get(curve, _UNTUNED).at_edge for curve in runs["curve"]],
         preset=[chosen[curve] == "source" for curve in runs["curve"]],
         own=[chosen[curve] == "project" for curve in runs["curve"]],
     )
@@ -98,29 +99,39 @@ def curves(runs: pandas.DataFrame, method: str) -> list[pandas.DataFrame]:
     return [curve for _, curve in chosen.groupby("curve", sort=False)]
 
 
-def _tuned(tuning: pandas.DataFrame, confirming: pandas.DataFrame) -> dict[str, bool]:
-    """The curves that have the best settings of their grid, and whether these lie at its edge."""
-    found: dict[str, bool] = {}
+class _Best(NamedTuple):
+    """The best settings of a grid, of how many, and whether their rate is its first or last."""
+
+    settings: str
+    tries: int
+    at_edge: bool
+
+
+_UNTUNED = _Best("", 0, False)
+
+
+def _tuned(tuning: pandas.DataFrame, confirming: pandas.DataFrame) -> dict[str, _Best]:
+    """The curves that have the best settings of their grid."""
+    found: dict[str, _Best] = {}
     ends = tuning.groupby("digest").tail(1)
     ends = ends.assign(score=ends["validation_error"].where(ends["status"] == "finished"))
-    best = _best(ends)
-    for curve, run in _one_each(confirming[~confirming["constant"]]):
-        settings, edge = best.get(run["grid"], ("", False))
-        if settings == run["settings"]:
-            found[curve] = edge
+    found |= _matching(confirming[~confirming["constant"]], _best(ends))
     shared = [name for name in _GRID if name not in _SCHEDULE]
     for epochs, runs in confirming[confirming["constant"]].groupby("epochs"):
         reached = tuning[(tuning["epoch"] == epochs) & (tuning["current_lr"] == tuning["lr"])]
         best = _best(reached.assign(score=reached["clean_loss"], grid=_spelled(reached, shared)))
-        for curve, run in _one_each(runs.assign(grid=_spelled(runs, shared))):
-            settings, edge = best.get(run["grid"], ("", False))
-            if settings == run["settings"]:
-                found[curve] = edge
+        found |= _matching(runs.assign(grid=_spelled(runs, shared)), best)
     return found
 
 
-def _best(tries: pandas.DataFrame) -> dict[str, tuple[str, bool]]:
-    """The settings with the lowest mean score in each grid, and whether their rate is its first or last.
+def _matching(runs: pandas.DataFrame, best: dict[str, _Best]) -> dict[str, _Best]:
+    """The curves whose settings are the best of their grid."""
+    of_curve = {curve: (run["settings"], best.get(run["grid"], _UNTUNED)) for curve, run in _one_each(runs)}
+    return {curve: grid for curve, (settings, grid) in of_curve.items() if grid.settings == settings}
+
+
+def _best(tries: pandas.DataFrame) -> dict[str, _Best]:
+    """The settings with the lowest mean score in each grid.
 
     A setting counts once both tuning seeds are there; a run without a score, which diverged, is never the best.
     """
@@ -133,7 +144,7 @@ def _best(tries: pandas.DataFrame) -> dict[str, tuple[str, bool]]:
             chosen = min(scores, key=scores.__getitem__)
             rates = sorted({s["lr"].iloc[0] for s in whole})
             rate = alike.loc[alike["settings"] == chosen, "lr"].iloc[0]
-            best[str(grid)] = chosen, len(rates) > 1 and rate in (rates[0], rates[-1])
+            best[str(grid)] = _Best(chosen, len(whole), len(rates) > 1 and rate in (rates[0], rates[-1]))
     return best
 
 

@@ -1,9 +1,10 @@
 """The one place where a verdict is decided: of a comparison, and of a claim from its comparisons.
 
 A comparison is *better*, *worse*, *equivalent within* a margin, or *undecided*; a claim, which says what its
-comparisons should be, is *supported*, *not supported*, *equivalent within* the margin, *mixed*, or *undecided*. A
-verdict other than undecided holds at 5 % for everything that is settled in one call, by Holm's correction. The tests
-that a difference is there and that it is below the margin are corrected apart: of one comparison only one can err.
+comparisons should be, is *supported*, *not supported*, *equivalent within* the margin, *mixed*, or *undecided*. What
+is asked (mostly: is there a difference?) is corrected by Holm's method for all that is settled in one call, and so,
+apart from it, is the other thing that a comparison can show (mostly: that both are equivalent). Each of these two
+kinds of verdicts is wrong anywhere with a probability of at most 5 %.
 """
 
 from __future__ import annotations
