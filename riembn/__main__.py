@@ -1,4 +1,4 @@
-"""How are runs started and looked at from the command line? ``python -m riembn COMMAND``."""
+"""The command line, ``python -m riembn COMMAND``: runs are started and looked at."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .additions import load_plugin
 from .evidence import claims, stats
 from .experiment import Record, RunConfig, Store, grid, preset
-from .experiment.config import FIELDS, KINDS
+from .experiment.config import FIELDS, KINDS, acts
 from .experiment.fields import written
 from .experiment.files import write_whole
-from .experiment.store import last_line
+from .experiment.store import last_line, tidy
 from .training import SweepFailed, sweep, train
 from .training.devices import is_first
 
@@ -27,6 +28,7 @@ __all__ = ["main"]
 
 BAD_INPUT, FAILED = 2, 1
 _ALWAYS_SHOWN = ("network", "dataset", "method", "seed")
+_GIVEN = [name for name in FIELDS if name != "code"]  # which follows from the others
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        for file in getattr(options, "plugin", ()):
+            load_plugin(file)
         return options.act(options)
     except SweepFailed as error:
         print(error, file=sys.stderr)
@@ -96,11 +100,19 @@ def _train(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     if options.store is None and not options.dry_run:
         raise ValueError("sweep: --store is missing; give the folder where records are kept.")
-    varied = dict(options.grid)
-    if options.seeds:
-        varied["seed"] = options.seeds
+    varied: dict[str, list[Any]] = {}
+    for name, values in [*options.grid, *([("seed", options.seeds)] if options.seeds else [])]:
+        if name in varied or hasattr(options, name):
+            raise ValueError(f"sweep: {name} is given twice; name all its values in one --grid or --seeds.")
+        varied[name] = values
     bases = [preset(name, options.profile, **_overrides(options)) for name in options.preset]
-    configs = [config for base in bases for config in grid(base, **varied)]
+    configs = []
+    for base in bases:  # what one method does not have may be another's; what none has, grid refuses
+        idle = {name for name in varied if not acts(base, name)}
+        if len(bases) > 1 and any(acts(other, name) for name in idle for other in bases):
+            configs += grid(base, **{name: values for name, values in varied.items() if name not in idle})
+        else:
+            configs += grid(base, **varied)
     if options.dry_run:
         _print_plan(configs, options.store)
         return 0
@@ -121,13 +133,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    store = _existing(options.store)
-    records = list(store.records())
+    store, damaged = _existing(options.store), _Damaged()
+    records = list(store.records(damaged))
     for record in records:
         print("  ".join([_summary(record), *_own(record, records)]))
     for name, text in store.failures().items():
         print(f"{name}  failed: {last_line(text)}")
-    return 0
+    return damaged.code
 
 
 def _own(record: Record, records: Sequence[Record]) -> Iterator[str]:
@@ -140,14 +152,14 @@ def _own(record: Record, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _report(options: argparse.Namespace) -> int:
-    store = _existing(options.store)
-    records = list(store.records())
+    store, damaged = _existing(options.store), _Damaged()
+    records = list(store.records(damaged))
     if not records:
         print(f"no records in {options.store}")
-    lines = _claims(store.frame()) if options.claims else _over_seeds(records)
+    lines = _claims(tidy(iter(records))) if options.claims else _over_seeds(records)
     for line in lines:
         print(line)
-    return 0
+    return damaged.code
 
 
 def _claims(frame: pandas.DataFrame) -> Iterator[str]:
@@ -162,14 +174,17 @@ def _claims(frame: pandas.DataFrame) -> Iterator[str]:
 
 
 def _over_seeds(records: Sequence[Record]) -> Iterator[str]:
-    """The test errors of each configuration at its end: mean with its interval, and median."""
+    """The errors of each configuration at its end: mean with its interval, and median."""
     seeds: dict[str, list[Record]] = {}
     for record in records:
         seeds.setdefault(record.config.replace(seed=0).digest(), []).append(record)
     for runs in seeds.values():
         config = runs[0].config
-        errors = [run.columns["test_error"][-1] for run in runs if run.status == "finished"]
+        which = "validation_error" if config.holdout else "test_error"
+        errors = [run.columns[which][-1] for run in runs if run.status == "finished"]
         said = [f"{config.network}/{config.dataset}/{config.method:8} n = {len(errors)}"]
+        if config.holdout:
+            said.append("validation")
         if len(errors) > 1:
             found = stats.interval(errors)
             said.append(f"mean {found.estimate:.2f} % ({found.low:.2f} to {found.high:.2f})")
@@ -194,15 +209,27 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    print(f"{_existing(options.store).prune() / 1e6:.1f} MB of checkpoints removed")
-    return 0
+    damaged = _Damaged()
+    print(f"{_existing(options.store).prune(damaged) / 1e6:.1f} MB of checkpoints removed")
+    return damaged.code
 
 
 def _export(options: argparse.Namespace) -> int:
-    frame = _existing(options.store).frame()
+    damaged = _Damaged()
+    frame = _existing(options.store).frame(damaged)
     write_whole(Path(options.csv), frame.to_csv(index=False).encode())
     print(f"{len(frame)} rows in {options.csv}")
-    return 0
+    return damaged.code
+
+
+class _Damaged:
+    """Says of damaged records which they are, and goes on with the others."""
+
+    code = 0
+
+    def __call__(self, message: str) -> None:
+        self.code = FAILED
+        print(message, file=sys.stderr)
 
 
 def _existing(place: str) -> Store:
@@ -218,8 +245,10 @@ def _summary(record: Record) -> str:
     if not columns["epoch"]:
         outcome = "no whole epoch"
     else:
-        errors = [columns[which][-1] for which in ("train_error", "test_error")]
-        outcome = f"epoch {columns['epoch'][-1]:>3}  train {errors[0]:6.2f} %  test {errors[1]:6.2f} %"
+        outcome = f"epoch {columns['epoch'][-1]:>3}"
+        for part in ("train", "validation", "test"):
+            if (error := columns[f"{part}_error"][-1]) is not None:
+                outcome += f"  {part} {error:6.2f} %"
     if record.status == "diverged":
         outcome += f"  diverged at step {record.diverged_step}"
     return f"{record.digest}  {name:34} seed {config.seed:<3} {outcome}"
@@ -250,15 +279,15 @@ def _execution(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in FIELDS if hasattr(options, name)}
+    return {name: getattr(options, name) for name in _GIVEN if hasattr(options, name)}
 
 
 def _varied(words: str) -> tuple[str, list[Any]]:
     """``grad_clip=0.1,none`` as a field and its values."""
     field, equals, values = words.partition("=")
     name = field.replace("-", "_")
-    if name not in FIELDS or not equals:
-        accepted = f"give FIELD=VALUE,VALUE,… with a field of {', '.join(FIELDS)}"
+    if name not in _GIVEN or not equals:
+        accepted = f"give FIELD=VALUE,VALUE,… with a field of {', '.join(_GIVEN)}"
         raise argparse.ArgumentTypeError(f"{words!r} is not accepted; {accepted}")
     return name, [_value(name, text) for text in values.split(",")]
 
@@ -298,6 +327,10 @@ def _parser() -> argparse.ArgumentParser:
             help="a cell of the papers' tables; sweep takes it several times",
         )  # fmt: skip
         sub.add_argument("--profile", default="smoke", help="smoke (default), laptop or paper")
+        sub.add_argument(
+            "--plugin", action="append", default=[], metavar="FILE.py",
+            help="a file that adds methods, networks or data sets to the package's tables; several times",
+        )  # fmt: skip
         sub.add_argument("--store", metavar="DIR", help="where records and checkpoints are kept")
         sub.add_argument("--data", metavar="DIR", help="folder of the data sets (else RIEMBN_DATA)")
         sub.add_argument(
@@ -311,7 +344,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--tensorboard", metavar="DIR", help="where the columns are drawn as curves")
         sub.add_argument("--dry-run", action="store_true", help="print the resolved configuration only")
         fields = sub.add_argument_group("fields of the configuration, over the preset's")
-        for name in FIELDS:
+        for name in _GIVEN:
             words = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
             text_to_value = functools.partial(_value, name)
             fields.add_argument(

@@ -151,7 +151,8 @@ def test_run_that_diverges_or_fails_is_exit_code_one(tmp_path, capsys):
     base = ["--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path]
     code, out, _ = run(capsys, "train", *base, "--lr", "1e18")
     assert code == 1 and "diverged at step" in out
-    code, _, err = run(capsys, "sweep", *base, "--grid", "train_size=96,999999")
+    some = [word for word in base if word not in ("--train-size", "96")]
+    code, _, err = run(capsys, "sweep", *some, "--grid", "train_size=96,999999")
     assert code == 1 and "1 of 2 runs failed" in err and "train_size=999999, holdout=0 do not fit" in err
 
 
@@ -246,3 +247,45 @@ def test_module_runs():
         [sys.executable, "-m", "riembn", "--help"], capture_output=True, text=True, check=True
     )
     assert all(command in found.stdout for command in ("train", "sweep", "show"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--grid", "momentum=0", "--grid", "momentum=0.5"], "momentum is given twice"),
+        (["--grid", "seed=0,1", "--seeds", "2,3"], "seed is given twice"),
+        (["--momentum", "0.5", "--grid", "momentum=0,0.9"], "momentum is given twice"),
+        (["--grad-clip", "0.5"], "grad_clip=0.5 does not act with method='sgd'"),
+        (["--grid", "alpha=0.1,0.2"], "alpha=0.1 does not act with method='sgd'"),
+        (["--jobs", "0"], "n_jobs=0 is not accepted; give 1 or more"),
+        (["--device", "tpu"], "device='tpu' cannot be had"),
+        (["--plugin", "nowhere.py"], "there is no file nowhere.py"),
+    ],
+)
+def test_nothing_that_was_asked_for_is_lost(tmp_path, capsys, words, message):
+    base = ["sweep", "--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path / "s"]
+    code, out, err = run(capsys, *base, *words)
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_one_bad_record_does_not_hide_the_others(tmp_path, capsys):
+    for seed in ("0", "1"):
+        run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, "--seed", seed, "--store", tmp_path)
+    first, second = sorted(tmp_path.glob("*.json"))
+    first.write_text(first.read_text()[:200])
+    for words in (["show"], ["report"], ["report", "--claims"], ["export", "--csv", tmp_path / "t.csv"], ["prune"]):
+        code, out, err = run(capsys, words[0], *words[1:], "--store", tmp_path)
+        assert code == 1 and first.name in err and err.count("\n") == 1 and out
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 2
+    assert run(capsys, "show", "--store", tmp_path)[1].startswith(second.stem[-16:])
+
+
+def test_altered_number_is_noticed(tmp_path, capsys):
+    run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    text = path.read_text()
+    line = next(line for line in text.splitlines() if '"test_error"' in line)
+    path.write_text(text.replace(line, line.replace("[", "[1")))
+    code, out, _ = run(capsys, "verify", "--store", tmp_path)
+    assert code == 1 and "the checksum differs" in out

@@ -14,7 +14,7 @@ from ..methods import REST, Method, methods
 from .fields import Epochs, Flag, Kind, Name, Number, Options, OptionsKind, Whole, declared
 from .source import code_digest, is_foreign
 
-__all__ = ["FIELDS", "KINDS", "RECIPE", "RunConfig", "acting"]
+__all__ = ["FIELDS", "KINDS", "RECIPE", "RunConfig", "acting", "acts", "refuse_idle"]
 
 # Raised whenever a change of code changes what an equal configuration computes: old records then keep their
 # own digests, and no run is mistaken for one of the new recipe. Version 1 means: initial weights, order of
@@ -319,6 +319,20 @@ def acting(method: Method, fields: Mapping[str, Any]) -> set[str]:
     if fields.get("schedule", "steps") == "steps" and fields.get("drops") and fields.get("drop_factor") != 1:
         found |= {"drops", "drop_factor"}
     return found
+
+
+def acts(config: RunConfig, name: str) -> bool:
+    """Whether a field acts in a run that has the other fields of ``config``."""
+    fields = {**config.as_dict(), "drops": config.drops or (1,), "drop_factor": config.drop_factor}
+    return name not in _NEUTRAL or name in acting(methods[config.method], fields)
+
+
+def refuse_idle(caller: str, config: RunConfig, asked: Mapping[str, Any]) -> None:
+    """Raise ValueError if a field that was asked for has been set to a neutral value, since it does not act."""
+    for name, value in asked.items():
+        if name in _NEUTRAL and KINDS[name].check(name, value) not in (getattr(config, name), None):
+            beside = f"method={config.method!r}, rest={config.rest!r}, schedule={config.schedule!r}"
+            raise ValueError(f"{caller}: {name}={value!r} does not act with {beside}; leave it out.")
 
 
 def digest_of(config: RunConfig, recipe: int) -> str:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-from .config import RunConfig
+from .config import RunConfig, refuse_idle
 
 __all__ = ["grid"]
 
@@ -18,6 +18,14 @@ def grid(config: RunConfig, **values: Iterable[Any]) -> list[RunConfig]:
     >>> start = preset("vgg-11/digits/sgd-g")
     >>> [(c.grad_clip, c.seed) for c in grid(start, grad_clip=[0.1, None], seed=range(2))]
     [(0.1, 0), (0.1, 1), (None, 0), (None, 1)]
+
+    Raises:
+        ValueError: If a field does not act on the method.
     """
-    combinations = itertools.product(*values.values())
-    return [config.replace(**dict(zip(values, combination, strict=True))) for combination in combinations]
+    found = []
+    for combination in itertools.product(*values.values()):
+        fields = dict(zip(values, combination, strict=True))
+        made = config.replace(**fields)
+        refuse_idle("grid", made, fields)
+        found.append(made)
+    return found

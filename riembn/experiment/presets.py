@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..methods import methods
-from .config import FIELDS, RunConfig, acting
+from .config import FIELDS, RunConfig, acting, refuse_idle
 
 __all__ = ["PAPER_CELLS", "PROFILES", "method_settings", "preset"]
 
@@ -142,7 +142,9 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
         raise ValueError(f"preset: unknown profile {profile!r}; give smoke, laptop or paper.")
     if "epochs" in overrides and "drops" not in overrides:
         settings["drops"] = _moved(settings["drops"], settings["epochs"], overrides["epochs"])
-    return RunConfig(**{**settings, **overrides})
+    made = RunConfig(**{**settings, **overrides})
+    refuse_idle("preset", made, {name: v for name, v in overrides.items() if name not in ("drops", "drop_factor")})
+    return made
 
 
 def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Where do records lie, and which of them is a configuration's?"""
+"""A folder of records, and which of them is a configuration's."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,18 +56,28 @@ class Store:
         self._note(record.config).unlink(missing_ok=True)
         return path
 
-    def records(self) -> Iterator[Record]:
+    def records(self, damaged: Callable[[str], None] | None = None) -> Iterator[Record]:
         """All records, in the order of their names.
+
+        Args:
+            damaged: Told of each file that is damaged, which is then passed over; None: the first is an error.
 
         Raises:
             ValueError: If a file is damaged: which, and why.
         """
         for path in sorted(self.path.glob("*.json")):
-            yield read_record(path)
+            try:
+                record = read_record(path)
+            except ValueError as error:
+                if damaged is None:
+                    raise
+                damaged(str(error))
+                continue
+            yield record
 
-    def frame(self) -> pandas.DataFrame:
+    def frame(self, damaged: Callable[[str], None] | None = None) -> pandas.DataFrame:
         """All records as tidy data: one row a run and epoch, the configuration's fields as columns."""
-        return tidy(self.records())
+        return tidy(self.records(damaged))
 
     def checkpoints(self, config: RunConfig) -> Checkpoints:
         """The checkpoints of a run."""
@@ -133,11 +143,20 @@ class Store:
             write_whole(place, content)
         return len(new)
 
-    def prune(self) -> int:
-        """Remove the checkpoints of runs whose records are here, final weights included; returns bytes freed."""
+    def prune(self, damaged: Callable[[str], None] | None = None) -> int:
+        """Remove the checkpoints of runs whose records are here, final weights included; returns bytes freed.
+
+        Those of a damaged record stay: it would have to be trained again from them; ``damaged`` as for `records`.
+        """
         freed = 0
         for path in sorted(self.path.glob("*.json")):
-            read_record(path)  # a damaged record would have to be trained again, from what is removed here
+            try:
+                read_record(path)
+            except ValueError as error:
+                if damaged is None:
+                    raise
+                damaged(str(error))
+                continue
             folder = self.path / "checkpoints" / path.stem
             freed += sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
             shutil.rmtree(folder, ignore_errors=True)

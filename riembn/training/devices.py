@@ -1,4 +1,4 @@
-"""On how many devices is one run computed, and what of it falls to this one?"""
+"""The devices on which one run is computed, and what of it falls to this one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,22 @@ from torch.optim.optimizer import Optimizer
 
 from ..optim.rows.sharded import cut_as, keep_part, whole
 
-__all__ = ["Devices", "is_first", "joined"]
+__all__ = ["Devices", "check_device", "is_first", "joined"]
 
 _T = TypeVar("_T")
+
+
+def check_device(device: torch.device | str | None) -> None:
+    """Raise ValueError unless torch has the device."""
+    if device is None:
+        return
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"train: device={str(device)!r} cannot be had ({reason}); give 'cpu', or leave it out."
+        ) from None
 
 
 def is_first() -> bool:

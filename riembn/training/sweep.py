@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..additions import carried
 from ..experiment.config import RunConfig
 from ..experiment.record import Record
 from ..experiment.store import Store, last_line, tidy
+from .devices import check_device
 from .workers import OPTIONS, Ended, on_cluster, on_machine
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class SweepFailed(RuntimeError):
                 f"{before} of them failed in an earlier sweep and were not tried again; "
                 "retry_failed=True, or --retry-failed, does."
             )
-        what = f"sweep: {len(errors)} of {total} runs failed, the others are in the store:"
+        others = ", the others are in the store" if len(errors) < total else ""
+        what = f"sweep: {len(errors)} of {total} runs failed{others}:"
         super().__init__("\n".join([what, *lines]))
 
 
@@ -77,6 +80,10 @@ def sweep(
     """
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise TypeError(f"sweep: no argument {', '.join(unknown)}; runs accept {', '.join(OPTIONS)}.")
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, int) or n_jobs == 0:
+        raise ValueError(f"sweep: n_jobs={n_jobs!r} is not accepted; give 1 or more, or -1 for one a core.")
+    for place in (device,) if isinstance(device, str) else device or ():
+        check_device(place)
     if (backend == "dask") != (address is not None):
         raise ValueError(
             f"sweep: backend={backend!r} with address={address!r} is not accepted; give "
@@ -107,7 +114,7 @@ def sweep(
     with _Line(len(missing), progress) as line:
         for wait in (False, True):
             locked = []
-            job = {"store": store.path.absolute(), "wait": wait, "options": options}
+            job = {"store": store.path.absolute(), "wait": wait, "options": options, "added": carried()}
             for ended in side_by_side(job) if missing else ():
                 if ended.locked:
                     locked.append(ended.config)

@@ -12,7 +12,7 @@ import torch
 from ..experiment.config import RunConfig
 from ..experiment.record import Record
 from ..experiment.store import Store
-from .devices import joined
+from .devices import check_device, joined
 from .loop import Run
 
 __all__ = ["RunLocked", "train"]
@@ -67,6 +67,7 @@ def train(
     """
     if checkpoint_minutes is not None and not checkpoint_minutes >= 0:
         raise ValueError(f"train: checkpoint_minutes={checkpoint_minutes!r} is not accepted; give 0 or more.")
+    check_device(device)
     store = Store(store) if isinstance(store, str | Path) else store
 
     with joined(device, shard=shard) as devices:

@@ -1,4 +1,4 @@
-"""How do runs get done side by side: by processes of this machine, or by the workers of a cluster?"""
+"""Runs side by side: by processes of this machine, or by the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..additions import take_over
 from ..experiment.config import RunConfig
 from ..experiment.store import Store
 from .train import RunLocked, train
@@ -177,10 +178,12 @@ def _run(
     store: Path,
     wait: bool,
     options: Mapping[str, Any],
+    added: bytes | None = None,
     device: str | None = None,
     places: Places | None = None,
 ) -> Ended:
-    """Train one run into the store."""
+    """Train one run into the store; ``added`` is what `riembn.additions.carried` gave."""
+    take_over(added)
     if places is not None:
         at_work = places.folder / config.name  # is left behind where the process dies
         at_work.touch()
