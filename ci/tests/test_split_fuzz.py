@@ -131,7 +131,7 @@ def test_random_networks(start: int) -> None:
         expected[f"{len(blocks) + 2}.weight"] = ""
         example = torch.randn(3, CHANNELS, 6, 6)
         result = split(model, example)
-        found = {v.name: v.granularity for v in result.verdicts if v.parameter.dim() > 1}
+        found = {v.name: v.granularity for v in result.entries if v.parameter.dim() > 1}
         assert found == expected, seed
         for part in radial_parts(model, example, result.groups()):
             assert float(part.abs().max()) < 1e-9, seed

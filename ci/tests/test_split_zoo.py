@@ -14,7 +14,7 @@ from riembn.invariance import Split, split
 def answered(result: Split) -> dict[str, str]:
     return {
         v.name: v.granularity if v.invariant else f"no: {v.reason}"
-        for v in result.verdicts
+        for v in result.entries
         if v.parameter.dim() > 1
     }
 
@@ -31,7 +31,7 @@ def test_answer_is_the_one_worked_out_by_hand(case: Case) -> None:
     found = answered(result)
     wrong = {n: (a, expected(case, n)) for n, a in found.items() if not a.startswith(expected(case, n))}
     assert not wrong
-    assert {v.row_dim for v in result.verdicts if "up.weight" in v.name} <= {0, 1}
+    assert {v.layout.row_dim for v in result.entries if "up.weight" in v.name} <= {0, 1}
     if result.invariant:
         assert result.change is not None and result.change < 1e-10
         radial = torch.cat(radial_parts(model, example, result.groups()))

@@ -1,4 +1,4 @@
-"""Which parameters hold weight vectors, and in which layouts may those lie?"""
+"""Finds the parameters that hold weight vectors, and the layouts in which those may lie."""
 
 from __future__ import annotations
 
@@ -70,6 +70,8 @@ def _candidate(parameter: nn.Parameter, names: list[str], modules: dict[str, nn.
         refusal = f"refused: shared by layers that read its vectors differently ({', '.join(names)})"
     elif parameter.numel() == 0:
         refusal = "empty"
+    elif parameter.is_complex():
+        refusal = "refused: complex, and only real weights are measured"
     return Candidate(
         name=names[0],
         layouts=tuple(layouts),

@@ -1,8 +1,9 @@
-"""How is a network evaluated without rounding, without the eps of its normalizations and without dropout?"""
+"""Evaluates torch functions without rounding to 32 bits, without the eps of normalizations and without dropout."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["TINY", "Exact", "TooFewValues"]
+__all__ = ["TINY", "Exact", "TooFewValues", "widened"]
 
-# In place of eps, which torch wants positive: below float64 rounding beside any variance met, and a channel that is
-# constant gives 0/sqrt(TINY) = 0 and not 0/0.
+# In place of eps, which torch wants positive. What is normalized is brought to size 1 first, so that this is below
+# rounding beside any variance.
 TINY = 1e-20
+# A channel that varies by less beside its own size is constant: what is left of it is rounding.
+_CONSTANT = 1e-8
 
 _NORMALIZATIONS: set[Callable[..., Any]] = {
     F.batch_norm,
@@ -33,9 +36,15 @@ _OFF: dict[Callable[..., Any], dict[str, Any]] = {
 }
 _ADJUSTED: list[Callable[..., Any]] = [*_NORMALIZATIONS, *_OFF]
 _SIGNATURES = {f: inspect.signature(f) for f in _ADJUSTED}
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
-_TO_NARROW = {Tensor.float, Tensor.half, Tensor.bfloat16}
+_WIDE = {
+    **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
+    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
+}
+_TO_NARROW = {getattr(Tensor, name) for name in ("float", "half", "bfloat16", "cfloat", "chalf")}
+_NARROW_TYPE = re.compile(r"\b(Float|Half|BFloat16)Tensor")
 _CUT = {Tensor.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
+_LEAVING = {Tensor.numpy, Tensor.__array__, Tensor.item, Tensor.tolist, Tensor.__float__}
+_IN_PLACE = re.compile(r"(?<!_)_$|__i[a-z]+__$|__setitem__$|__set__$")
 # A batch statistic over two values leaves only their order: the output is ±1 whatever the weights are.
 _FEWEST = 3
 
@@ -51,26 +60,32 @@ class TooFewValues(ValueError):
 class Exact(TorchFunctionMode):
     """Inside, torch functions compute in float64 with dropout off, and with the eps asked for.
 
+    The default dtype of the process is left alone: what a function makes in 32 or 16 bits is widened instead.
+
     Args:
-        eps: Replaces the eps of every normalization function; None leaves each as it is.
+        eps: False takes the eps of every normalization function away; True leaves each as it is.
+        through: Whether gradients go through ``detach``, ``.data`` and ``no_grad``, so that they tell what a weight
+            does to the output, and not what an optimizer would be told.
 
     Attributes:
         normalizations: How many calls of normalization functions were met.
         cut: Whether a value was taken out of the graph of gradients, so that these may not tell the truth.
     """
 
-    def __init__(self, eps: float | None) -> None:
+    def __init__(self, *, eps: bool, through: bool) -> None:
         super().__init__()
-        self.eps, self.normalizations, self.cut = eps, 0, False
+        self.eps, self.through, self.normalizations, self.cut = eps, through, 0, False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _TO_NARROW:
-            return args[0].double()
-        args = tuple(torch.float64 if _is_narrow(a) else a for a in args)
-        kwargs = {k: torch.float64 if _is_narrow(v) else v for k, v in kwargs.items()}
+        in_place = _IN_PLACE.search(func.__name__) is not None or "out" in kwargs
+        if func in _TO_NARROW or (func is Tensor.type and _NARROW_TYPE.search(str((*args[1:], *kwargs.values())))):
+            return widened(args[0])
+        if not in_place:
+            args = tuple(map(_wide, args))
+            kwargs = {k: _wide(v) for k, v in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             if len(args) > 4:
                 args = (*args[:4], 0.0, *args[5:])
@@ -80,26 +95,97 @@ class Exact(TorchFunctionMode):
             bound = _SIGNATURES[func].bind(*args, **kwargs)
             bound.apply_defaults()
             if func in _NORMALIZATIONS:
-                self._meet(func, bound.arguments)
+                self._normalize(func, bound.arguments)
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
-        elif func in _CUT or not torch.is_grad_enabled():
-            self.cut = self.cut or any(isinstance(a, Tensor) and a.requires_grad for a in args)
-        return func(*args, **kwargs)
+        result = self._call(func, args, kwargs, in_place)
+        return result if in_place else _wide(result)
 
-    def _meet(self, func: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, in_place: bool) -> Any:
+        if not _in_graph(args):
+            return func(*args, **kwargs)
+        if func in _LEAVING:
+            self.cut = True
+            return func(args[0].detach(), *args[1:], **kwargs)
+        taken = func in _CUT
+        if not taken and torch.is_grad_enabled():
+            if in_place and _written_at_rest(args[0]):
+                with torch.no_grad():
+                    return func(*args, **kwargs)
+            return func(*args, **kwargs)
+        if not self.through or in_place:
+            self.cut = self.cut or not in_place
+            return func(*args, **kwargs)
+        with torch.enable_grad():
+            return args[0].view_as(args[0]) if taken else func(*args, **kwargs)
+
+    def _normalize(self, func: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        """Take eps away, and bring the input to size 1, so that a channel is as exact at any size of its own."""
         self.normalizations += 1
-        if self.eps is not None:
-            arguments["eps"] = self.eps
         x = arguments["input"]
-        if func is F.batch_norm and (arguments["training"] or arguments["running_mean"] is None):
-            _require(x.numel() // x.size(1), "BatchNorm")
-        elif func is F.instance_norm and arguments["use_input_stats"]:
-            _require(x.numel() // (x.size(0) * x.size(1)), "InstanceNorm")
+        statistics = True
+        if func is F.batch_norm:
+            statistics = arguments["training"] or arguments["running_mean"] is None
+            if statistics:
+                _require(x.numel() // x.size(1), "BatchNorm")
+        elif func is F.instance_norm:
+            statistics = arguments["use_input_stats"]
+            if statistics:
+                _require(x.numel() // (x.size(0) * x.size(1)), "InstanceNorm")
+        if self.eps:
+            return
+        arguments["eps"] = TINY
+        if statistics and x.numel():
+            arguments["input"] = x * _spread(func, x.detach(), arguments).reciprocal()
 
 
-def _is_narrow(value: Any) -> bool:
-    return isinstance(value, torch.dtype) and value in _NARROW
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in 64 bits a real number, if it is of floating-point or complex numbers."""
+    return tensor.to(_WIDE[tensor.dtype]) if tensor.dtype in _WIDE else tensor
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return _WIDE.get(value, value)
+    return widened(value) if isinstance(value, Tensor) else value
+
+
+def _in_graph(args: Iterable[Any]) -> bool:
+    return any(_in_graph(a) if isinstance(a, list | tuple) else getattr(a, "requires_grad", False) for a in args)
+
+
+def _written_at_rest(tensor: Any) -> bool:
+    """Whether it is a leaf or a view of one: written in place it can only have been detached by its author."""
+    base = tensor if tensor._base is None else tensor._base
+    return bool(base.is_leaf and base.requires_grad)
+
+
+def _spread(func: Callable[..., Any], x: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """Largest deviation from the mean (or from zero) among the values that are normalized together.
+
+    Infinite where they are all equal to rounding.
+    """
+    if func is F.normalize:
+        largest = x.abs().amax(arguments["dim"], keepdim=True)
+        return torch.where(largest > 0, largest, torch.ones_like(largest))
+    if func in (F.layer_norm, F.rms_norm):
+        together = x.flatten(-len(arguments["normalized_shape"]))
+    elif func is F.batch_norm:
+        together = x.transpose(0, 1).flatten(1)
+    else:
+        groups = arguments["num_groups"] if func is F.group_norm else x.size(1)
+        together = x.reshape(x.size(0), groups, -1)
+    largest = together.abs().amax(-1, keepdim=True)
+    if func is F.rms_norm:
+        spread = torch.where(largest > 0, largest, torch.ones_like(largest))
+    else:
+        spread = (together - together.mean(-1, keepdim=True)).abs().amax(-1, keepdim=True)
+        spread = torch.where(spread > _CONSTANT * largest, spread, torch.full_like(spread, torch.inf))
+    if func in (F.layer_norm, F.rms_norm):
+        return spread.unflatten(-1, (1,) * len(arguments["normalized_shape"]))
+    if func is F.batch_norm:
+        return spread.view(1, -1, *(1,) * (x.dim() - 2))
+    return spread.repeat_interleave(x.size(1) // spread.size(1), 1).view(*x.shape[:2], *(1,) * (x.dim() - 2))
 
 
 def _require(values: int, kind: str) -> None:

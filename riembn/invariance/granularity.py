@@ -1,25 +1,30 @@
-"""At which granularity is one weight scale-invariant?"""
+"""Finds the granularity at which one weight is scale-invariant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from riembn.geometry import Layout
 from riembn.invariance.candidates import Candidate
-from riembn.invariance.probe import Probe
+from riembn.invariance.radial import Radial
+from riembn.invariance.twin import Edit
 
-__all__ = ["TOLERANCE", "Weight"]
+__all__ = ["TOLERANCE", "Point", "Weight"]
 
 # Relative change of the output that still counts as none. Rounding in float64 leaves 1e-15 to 1e-12 behind a
 # hundred layers; a weight that is not scale-invariant moves the output by 1e-3 and more.
 TOLERANCE = 1e-8
 # Relative influence on the output below which a gradient is rounding and says nothing.
 _SILENT = 1e-12
+# Vectors whose slopes are a smaller part than this of what chance would leave may be held up by an eps alone.
+_NEARLY = 0.1
+
+Point = Mapping[str, Radial]
+"""What the gradients say at one setting of all parameters, by name."""
 
 
 @dataclass
@@ -29,20 +34,22 @@ class Weight:
     Attributes:
         candidate: Its name, and how its vectors may lie.
         own: The caller's parameters, by name.
-        values, gradients: The probe's; a parameter on which the output does not depend has no gradient.
+        points: What is known; it is scale-invariant in a layout only if it is so at every point.
         layout: The finest layout in which it is scale-invariant, or None.
         joint: Whether it is so only together with its bias, whose entries then belong to its vectors.
         refusal: Why it does not belong on the manifold, as far as the measurement itself tells.
+        part: The vectors that are scale-invariant, if only some are.
+        fading: Whether it is so but for an eps that is not known as one: its slope fades as it grows.
     """
 
     candidate: Candidate
     own: Mapping[str, nn.Parameter]
-    values: Mapping[str, Tensor]
-    gradients: Mapping[str, Tensor]
+    points: list[Point] = field(default_factory=list)
     layout: Layout | None = None
     joint: bool = False
     refusal: str = ""
-    _sums: dict[tuple[Layout, bool, bool], Tensor] = field(default_factory=dict, repr=False)
+    part: Part | None = None
+    fading: bool = False
 
     @property
     def name(self) -> str:
@@ -53,44 +60,77 @@ class Weight:
         """The parameters that its vectors are made of: it alone, or it and its bias."""
         return (self.name, self.candidate.bias) if self.joint and self.candidate.bias else (self.name,)
 
-    def propose(self, probe: Probe) -> None:
-        """Find whether the weight has influence, and the finest layout in which its gradient is tangent.
+    @property
+    def reached(self) -> bool:
+        """Whether the output depends on it at any point."""
+        return any(self.name in point for point in self.points)
 
-        Alone if there is one, else together with its bias.
-        """
-        value, gradient = self.values[self.name].detach(), self.gradients.get(self.name)
-        if gradient is None:
-            self.refusal = "unused: the output does not depend on it"
-            return
-        if float((value * gradient).abs().sum()) < _SILENT:
-            # No slope here, so look from afar: other numbers, signs included, in place of these.
-            if probe.change({self.name: probe.noise(value)}) <= TOLERANCE:
-                self.refusal = "unused: the output does not change with it on this example"
-                return
-        tried = (False, True) if self._bias_counts() else (False,)
-        for self.joint in tried:
-            self.layout = next((g for g in self._layouts() if bool(self._tangent(g).all())), None)
-            if self.layout is not None:
-                return
-        if probe.cut:
-            # A value was taken out of the graph, so a gradient may deny what rescaling shows.
-            for joint, layout in product(tried, (self._natural()[0], self._natural()[-1])):
-                self.joint, self.layout = joint, layout
-                if probe.change(self.moved(probe)) <= TOLERANCE:
-                    return
-        self.reject()
+    @property
+    def silent(self) -> bool:
+        """Whether it has no slope at any point."""
+        return all(p[self.name].total_size < _SILENT for p in self.points if self.name in p)
 
-    def reject(self) -> None:
+    def propose(self) -> None:
+        """Choose the finest layout in which the gradient is tangent at every point."""
+        self._choose(lambda layout, joint: bool(self._tangent(layout, joint).all()))
+
+    def reject(self, refusal: str = "") -> None:
         """It is not scale-invariant in any layout."""
-        self.layout, self.joint = None, False
+        self.layout, self.joint, self.fading, self.refusal = None, False, False, refusal
 
-    def moved(self, probe: Probe) -> dict[str, Tensor]:
-        """The probe's weight, and the bias if it belongs to it, times a random factor for every vector."""
-        layout = self.layout or self.candidate.layouts[0]
-        values = [probe.parameters[name].detach() for name in self.names]
-        rows = layout.rows(*values)
-        factors = probe.factors(len(rows)).to(rows.device)
-        return dict(zip(self.names, layout.tensors(rows * factors[:, None], *values), strict=True))
+    def doubt(self) -> None:
+        """Suppose one vector an output channel, whatever the gradient says."""
+        self.layout, self.joint = self._natural()[0], False
+
+    def suspect(self) -> bool:
+        """Choose the finest layout in which the gradient is nearly tangent, as an eps leaves it; tell if there is."""
+
+        def nearly(layout: Layout, joint: bool) -> bool:
+            inner, size = self._sums(self.points[0], layout, joint)
+            # Terms of random signs would leave one part in the root of their number, or thereabouts.
+            by_chance = float(size.norm()) / (self.own[self.name].numel() / len(size)) ** 0.5
+            return float(inner.norm()) <= _NEARLY * by_chance
+
+        self._choose(nearly)
+        return self.layout is not None
+
+    def fades(self, points: Sequence[Point], growth: float) -> bool:
+        """Whether every vector's slope fades from point to point, by its growth or the square of that."""
+        if self.layout is None or len(points) < 2:
+            return False
+        (first, _), *later = (self._sums(p, self.layout, self.joint) for p in (self.points[0], *points))
+        for inner, size in later:
+            # Half of the growth, because an eps beside a small variance fades slower at first.
+            if not bool((inner <= first * 2 / growth + TOLERANCE * size + _SILENT).all()):
+                return False
+            first = inner
+        return True
+
+    def edits(self, factors: Tensor) -> dict[str, Edit]:
+        """Multiplies each vector, and its entries of the bias if that belongs to it, by its own factor.
+
+        Of a weight that is invariant in part, only the vectors of that part.
+        """
+        layout, names = self.layout or self.candidate.layouts[0], self.names
+        if self.part is not None:
+            layout, factors = self.part.layout, torch.where(self.part.found.cpu(), factors, torch.ones_like(factors))
+            names = (self.name, self.candidate.bias) if self.part.joint and self.candidate.bias else (self.name,)
+
+        def rescale(weight: Tensor) -> None:
+            view, along = layout.view(weight)
+            shape = [1 if d in along else n for d, n in enumerate(view.shape)]
+            view.mul_(factors.to(weight.device).view(shape))
+
+        def rescale_bias(bias: Tensor) -> None:
+            bias.mul_(factors.to(bias.device).repeat_interleave(len(bias) // len(factors)))
+
+        return dict(zip(names, (rescale, rescale_bias), strict=False))
+
+    @property
+    def rows(self) -> int:
+        """How many vectors the weight has in its layout, or in that of its part."""
+        layout = self.part.layout if self.part else self.layout or self.candidate.layouts[0]
+        return layout.row_count(self.own[self.name])
 
     def unfit(self) -> str:
         """Why an invariant weight does not belong on the manifold all the same; empty if it does."""
@@ -103,41 +143,47 @@ class Weight:
             return "invariant, but one of its vectors is zero and has no direction"
         return ""
 
-    def slope(self, values: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> float | None:
+    def slope(self, point: Point) -> float | None:
         """Largest motion of the output, relative to its size, per unit of log-scale of one vector.
 
-        Of the whole tensor, if it is not invariant.
+        Of the whole tensor, if it is not invariant. None if the output does not depend on it.
         """
-        if not all(name in gradients for name in self.names):
+        if not all(name in point for name in self.names):
             return None
-        products = [(values[name].detach() * gradients[name]).contiguous() for name in self.names]
         if self.layout is None:
-            return abs(float(products[0].sum()))
-        return float(self.layout.rows(*products).sum(1).abs().max())
+            return abs(point[self.name].total)
+        return float(self._sums(point, self.layout, self.joint)[0].max())
 
-    def partly(self) -> str:
-        """A reason if some vectors are invariant: normalized queries and keys in one tensor with values."""
-        best, text = 0.0, ""
-        for joint, layout in product(
-            (False, True) if self._bias_counts() else (False,), self._natural()[:-1]
-        ):
-            live = self._size(layout, joint) > _SILENT
-            found = self._tangent(layout, joint) & live
-            count, of = int(found.sum()), int(live.sum())
-            if best * of < count < of:
-                best, channels = count / of, found.repeat_interleave(layout.channels_per_row or 1)
-                text = (
-                    f"only {count} of its {of} vectors are invariant{' with their bias' if joint else ''} "
-                    f"(output channels {_ranges(channels)} of {len(channels)}): split the layer there to use them"
-                )
-        return text
+    def choose_part(self) -> bool:
+        """Find the layout in which most vectors are invariant, though not all; tell if there is one.
+
+        Normalized queries and keys in one tensor with values are such a part.
+        """
+        best, self.part = 0.0, None
+        for joint in (False, True) if self._bias_counts() else (False,):
+            for layout in self._natural()[:-1]:
+                live = self._sums(self.points[0], layout, joint)[1] > _SILENT
+                found = self._tangent(layout, joint) & live
+                count, of = int(found.sum()), int(live.sum())
+                if best * of < count < of:
+                    best, self.part = count / of, Part(layout, joint, found, of)
+        return self.part is not None
+
+    def _choose(self, fits: Callable[[Layout, bool], bool]) -> None:
+        """Take the first layout that fits, of the weight alone if there is one, else together with its bias."""
+        for joint in (False, True) if self._bias_counts() else (False,):
+            for layout in self._layouts(joint):
+                if fits(layout, joint):
+                    self.layout, self.joint = layout, joint
+                    return
+        self.reject()
 
     def _natural(self) -> list[Layout]:
-        return self.candidate.layouts[0].granularities(self.values[self.name])
+        return self.candidate.layouts[0].granularities(self.own[self.name])
 
-    def _layouts(self) -> Iterator[Layout]:
-        value = self.values[self.name]
-        if self.joint:  # a bias has one entry an output channel of its layer, and no other reading
+    def _layouts(self, joint: bool) -> Iterator[Layout]:
+        value = self.own[self.name]
+        if joint:  # a bias has one entry an output channel of its layer, and no other reading
             yield from self._natural()
             return
         natural, *others = self.candidate.layouts
@@ -148,30 +194,46 @@ class Weight:
     def _bias_counts(self) -> bool:
         """Whether there is a bias that can be learned, has an entry a channel, and moves the output."""
         bias = self.candidate.bias
-        if bias is None or bias not in self.gradients or bias not in self.own:
+        if bias is None or bias not in self.own or not self.own[bias].requires_grad:
             return False
-        channels = self.candidate.layouts[0].channels(self.values[self.name])
-        return self.values[bias].shape == (channels,) and bool(self.gradients[bias].any())
+        channels = self.candidate.layouts[0].channels(self.own[self.name])
+        return self.own[bias].shape == (channels,) and any(p[bias].total_size for p in self.points if bias in p)
 
-    def _tangent(self, layout: Layout, joint: bool | None = None) -> Tensor:
-        """Which vectors are orthogonal to their gradients, to rounding."""
-        joint = self.joint if joint is None else joint
-        inner = self._gather(layout, joint, size=False).abs()
-        return inner <= TOLERANCE * self._size(layout, joint) + _SILENT
+    def _tangent(self, layout: Layout, joint: bool) -> Tensor:
+        """Which vectors are orthogonal to their gradients at every point, to rounding."""
+        held = []
+        for point in self.points:
+            if self.name in point:
+                inner, size = self._sums(point, layout, joint)
+                held.append(inner <= TOLERANCE * size + _SILENT)
+        return torch.stack(held).all(0)
 
-    def _size(self, layout: Layout, joint: bool) -> Tensor:
-        """The sum of the absolute terms of ⟨w, ∂L/∂w⟩: what that is to be compared with."""
-        return self._gather(layout, joint, size=True)
-
-    def _gather(self, layout: Layout, joint: bool, size: bool) -> Tensor:
-        """⟨w, ∂L/∂w⟩ of every vector, or the sum of its absolute terms."""
+    def _sums(self, point: Point, layout: Layout, joint: bool) -> tuple[Tensor, Tensor]:
+        """|⟨w, ∂L/∂w⟩| of every vector, and the sum of the sizes of its terms, beside which it is to be seen."""
         channel = layout._replace(channels_per_row=1)
-        if (channel, joint, size) not in self._sums:
-            names = (self.name, self.candidate.bias) if joint and self.candidate.bias else (self.name,)
-            terms = [(self.values[n].detach() * self.gradients[n]).contiguous() for n in names]
-            self._sums[channel, joint, size] = channel.rows(*(t.abs() if size else t for t in terms)).sum(1)
-        sums = self._sums[channel, joint, size]
-        return sums.view(-1, layout.channels_per_row or len(sums)).sum(1)
+        inner, size = point[self.name].inner[channel], point[self.name].size[channel]
+        bias = point.get(self.candidate.bias or "") if joint else None
+        if bias is not None:
+            inner, size = inner + bias.inner[None], size + bias.size[None]
+        inner, size = (t.view(-1, layout.channels_per_row or len(t)).sum(1) for t in (inner, size))
+        return inner.abs(), size
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a weight's vectors that are invariant: which of those in a layout, out of how many that count."""
+
+    layout: Layout
+    joint: bool
+    found: Tensor
+    of: int
+
+    def __str__(self) -> str:
+        channels = self.found.repeat_interleave(self.layout.channels_per_row or 1)
+        return (
+            f"only {int(self.found.sum())} of its {self.of} vectors are invariant{' with their bias' * self.joint} "
+            f"(output channels {_ranges(channels)} of {len(channels)}): split the layer there to use them"
+        )
 
 
 def _ranges(chosen: Tensor) -> str:

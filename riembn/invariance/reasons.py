@@ -1,4 +1,4 @@
-"""Why is a weight scale-invariant or not: what does its output meet in the graph of gradients?"""
+"""Says why a weight is scale-invariant or not: what its output meets in the graph of gradients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 __all__ = ["Reasons"]
 
@@ -18,7 +19,7 @@ _NORMALIZATIONS = {
     "RMSNorm": "RMSNorm",
     "Rsqrt": "a normalization",
     "LinalgVectorNorm": "a normalization",
-    "WeightNorm": "its own normalization",
+    "WeightNorm": "WeightNorm",
 }
 # Functions that are not positive-homogeneous; what is not named here passes a scale on (ReLU, pooling, …).
 _BREAKING = {
@@ -41,6 +42,11 @@ _BREAKING = {
     "Log": "a logarithm",
     "Sin": "a sine",
     "Cos": "a cosine",
+    "LinalgMatrixExp": "a matrix exponential",
+    "LinalgSolveEx": "a linear solve",
+    "LinalgLuSolve": "a linear solve",
+    "LinalgHouseholderProduct": "a product of reflections",
+    "LinalgQr": "an orthogonalization",
 }
 _MIXING = ("Convolution", "Addmm", "Mm", "Bmm", "Linear", "Mv")
 
@@ -53,6 +59,10 @@ class Reasons:
     Args:
         outputs: Tensors that still carry their graph.
         parameters: By name; those that the outputs depend on.
+
+    Attributes:
+        divides: Whether anything is divided by what was computed, as a normalization written by hand does.
+        opaque: Whether a function has a gradient of its own, which need not be that of what it computes.
     """
 
     def __init__(self, outputs: Sequence[Tensor], parameters: Mapping[str, nn.Parameter]) -> None:
@@ -70,17 +80,36 @@ class Reasons:
                     if before not in seen:
                         seen.add(before)
                         pending.append(before)
+        self.divides = any(map(_is_division, seen))
+        self.opaque = any(isinstance(n, BackwardCFunction) and "Checkpoint" not in _kind(n) for n in seen)
         self._parameters = parameters
         self._own = {id(p) for p in parameters.values()}
 
     def normalization(self, name: str) -> str:
         """The normalization that the output of an invariant weight meets, in words."""
-        return next((norm for norm, _ in self._walk(name) if norm), "a normalization")
+        return next((norm for norm, _ in self._walk(name) if norm), "in front of a normalization")
 
     def obstacle(self, name: str) -> str:
         """What stands between a weight that is not invariant and a normalization."""
+        if self._is_scale(name):
+            return "a bias, shift or scale"
         obstacle = next((text for _, text in self._walk(name) if text), "")
         return obstacle or "shares its normalization with other weights"
+
+    def _is_scale(self, name: str) -> bool:
+        """Whether a parameter is one row of factors: they multiply what is computed, or go into a normalization."""
+        parameter, node = self._parameters[name], self._leaves.get(id(self._parameters[name]))
+        if node is None or parameter.numel() != max(parameter.shape):
+            return False
+        while len(consumers := self._consumers.get(node, [])) == 1:
+            if _kind(consumers[0]) == "Mul":
+                return True
+            if any(word in _kind(consumers[0]) for word in _NORMALIZATIONS):
+                return _position(node, consumers[0]) > 0
+            if len(consumers[0].next_functions) != 1:
+                return False
+            node = consumers[0]
+        return False
 
     def _walk(self, name: str) -> Sequence[tuple[str, str]]:
         """(normalization, obstacle) in the order of distance from the weight; one of each pair is empty."""
@@ -111,17 +140,19 @@ class Reasons:
         norm = next((text for word, text in _NORMALIZATIONS.items() if word in kind), "")
         if norm == "BatchNorm" and getattr(consumer, "_saved_training", True) is False:
             return "", "meets a BatchNorm that is frozen"
+        if norm and self._leaf(node) is not None:
+            return "normalized itself before it is used", ""
         if norm == "BatchNorm" and _is_instance_norm(consumer, self._consumers.get(consumer, [])):
             norm = "InstanceNorm"
         if norm:
-            return norm, ""
+            return f"in front of {norm}", ""
         if kind.startswith("ScaledDotProduct") and _position(node, consumer) < 2:
             return "", "passes through the softmax of attention"
         if kind in _BREAKING:
             return "", f"passes through {_BREAKING[kind]}"
         others = [n for n, _ in consumer.next_functions if n is not None and n is not node]
         if kind in ("Add", "Sub") and others:
-            learned = [self._leaf(n) for n in others]
+            learned = [p for p in map(self._leaf, others) if p is None or p is not self._leaf(node)]
             if None in learned:
                 return "", "feeds a sum with the shortcut"
             if any(p is not None and p.dim() > 1 for p in learned):
@@ -150,6 +181,11 @@ def _kind(node: Node) -> str:
 def _is_instance_norm(node: Node, consumers: Sequence[Node]) -> bool:
     """InstanceNorm runs as a BatchNorm of one sample with a channel for each pair of sample and channel."""
     return node._input_metadata[0].shape[0] == 1 and [_kind(n) for n in consumers] == ["View"]
+
+
+def _is_division(node: Node) -> bool:
+    divisor = [before for before, _ in node.next_functions[1:] if before is not None]
+    return _kind(node) in ("Rsqrt", "Reciprocal", "Pow") or (_kind(node) == "Div" and bool(divisor))
 
 
 def _position(node: Node, consumer: Node) -> int:

@@ -1,20 +1,28 @@
-"""What was found out about every parameter, as lists, as param groups, and as a table."""
+"""What was found out about every parameter, as a mapping, as param groups, as tables, and in a file."""
 
 from __future__ import annotations
 
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from riembn.geometry import Layout
+
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Split", "Verdict"]
+__all__ = ["Entry", "Split"]
+
+_FEW = 60  # parameters that a full table is printed for
+_NOTICEABLE = 0.1  # change of the output by eps alone that is worth a word
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, eq=False)
+class Entry:
     """What is known about one parameter.
 
     Attributes:
@@ -24,7 +32,7 @@ class Verdict:
         error: How much the output (or the loss) moves, relative to its size, per unit of log-scale: the
             largest value over the weight vectors. Rounding for an invariant weight; None if not measured.
         own_eps: The same with the network's own eps, at its own parameters.
-        row_dim, conv_groups, channels_per_row: The layout of the weight vectors, see `riembn.geometry.rows`.
+        layout: How the weight vectors lie, see `riembn.geometry.Layout`.
         rows: How many weight vectors; 0 for a parameter that is not invariant, and for a bias that its
             weight's vectors go on in.
         partner: For a weight that is invariant only together with its bias, the name of the bias; for that
@@ -37,9 +45,7 @@ class Verdict:
     reason: str
     error: float | None = None
     own_eps: float | None = None
-    row_dim: int = 0
-    conv_groups: int = 1
-    channels_per_row: int | None = 1
+    layout: Layout = Layout()
     rows: int = 0
     partner: str = ""
 
@@ -53,39 +59,57 @@ class Verdict:
             return ""
         if self.partner and not self.rows:
             return "its weight's"
-        if self.channels_per_row is None:
-            span = "whole tensor"
-        else:
-            span = "channel" if self.channels_per_row == 1 else f"{self.channels_per_row} channels"
+        size = self.layout.channels_per_row
+        span = "whole tensor" if size is None else "channel" if size == 1 else f"{size} channels"
         return f"{span} + bias" if self.partner else span
 
+    def __repr__(self) -> str:
+        return f"<{self.name} {_shape(self)}: {self.granularity or 'no'}, {self.reason}>"
 
-@dataclass(frozen=True)
-class Split:
-    """The parameters of a model, divided into those on the manifold and the rest; printing it gives a table.
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(Mapping[str, Entry]):
+    """The parameters of a model, divided into those on the manifold and the rest.
+
+    A mapping of names to entries, in the order of ``model.named_parameters()``. Printing it gives a table.
 
     Attributes:
-        verdicts: One for every parameter, in the order of ``model.named_parameters()``.
+        entries: One for every parameter.
         rule: The rule that decided.
         change: Largest relative change of the output when all invariant weight vectors were multiplied at
             once by independent random factors in [64, 1024], without eps; None if nothing was measured.
         own_eps_change: The same for factors in [1/4, 4] and the network's own eps: what eps costs.
+        random: Whether forward draws random numbers that change the output, dropout and stochastic depth aside:
+            the verdicts then hold in the random states that were looked at.
     """
 
-    verdicts: tuple[Verdict, ...]
+    entries: tuple[Entry, ...]
     rule: str
     change: float | None = None
     own_eps_change: float | None = None
+    random: bool = False
+
+    def __getitem__(self, name: str) -> Entry:
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (entry.name for entry in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
     @property
     def invariant(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters whose weight vectors belong on the manifold, biases that are part of them too."""
-        return [(v.name, v.parameter) for v in self.verdicts if v.invariant]
+        return [(e.name, e.parameter) for e in self.entries if e.invariant]
 
     @property
     def rest(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters of everything else."""
-        return [(v.name, v.parameter) for v in self.verdicts if not v.invariant]
+        return [(e.name, e.parameter) for e in self.entries if not e.invariant]
 
     def groups(self) -> list[dict[str, Any]]:
         """The invariant parameters as param groups for SGDG, AdamG or PSISGD, one group a layout.
@@ -93,20 +117,32 @@ class Split:
         Weights that are invariant only together with their bias have groups of their own, with ``joint=True``
         and each weight followed by its bias.
         """
-        named = {v.name: v.parameter for v in self.verdicts}
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for v in self.verdicts:
-            if v.rows:
-                layout: dict[str, Any] = {
-                    "row_dim": v.row_dim,
-                    "conv_groups": v.conv_groups,
-                    "channels_per_row": v.channels_per_row,
-                }
-                if v.partner:
+        for e in self.entries:
+            if e.rows:
+                layout: dict[str, Any] = e.layout._asdict()
+                if e.partner:
                     layout["joint"] = True
                 group = groups.setdefault(tuple(layout.values()), {"params": [], **layout})
-                group["params"] += [v.parameter, named[v.partner]] if v.partner else [v.parameter]
+                group["params"] += [e.parameter, self[e.partner].parameter] if e.partner else [e.parameter]
         return list(groups.values())
+
+    def filter(self, keep: str | Callable[[Entry], bool]) -> Split:
+        """Some of the parameters alone: what their groups hold, what a table of them says.
+
+        Args:
+            keep: A pattern of names as in a shell ("layer1.*", "*.conv?.weight"), or a function of an entry.
+                A weight and the bias that belongs to its vectors stay together.
+
+        Returns:
+            A Split of what is kept; its changes are still those of the whole network.
+        """
+        kept = {
+            e.name
+            for e in self.entries
+            if (fnmatch.fnmatchcase(e.name, keep) if isinstance(keep, str) else keep(e))
+        }
+        return replace(self, entries=tuple(e for e in self.entries if {e.name, e.partner} & kept))
 
     def rebind(self, model: nn.Module) -> Split:
         """The same verdicts on the parameters that ``model`` has now under the same names.
@@ -122,75 +158,135 @@ class Split:
         Raises:
             ValueError: If a parameter is missing, or has another shape.
         """
-        found = dict(model.named_parameters())
-        for v in self.verdicts:
-            if v.name not in found or found[v.name].shape != v.parameter.shape:
+        return self.from_dict(self.to_dict(), model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the parameters themselves, in plain values that JSON can hold."""
+        return {
+            "rule": self.rule,
+            "change": self.change,
+            "own_eps_change": self.own_eps_change,
+            "random": self.random,
+            "entries": [
+                {
+                    "name": e.name,
+                    "shape": list(e.parameter.shape),
+                    **{key: getattr(e, key) for key in ("invariant", "reason", "error", "own_eps")},
+                    **{"layout": e.layout._asdict(), "rows": e.rows, "partner": e.partner},
+                }
+                for e in self.entries
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any], model: nn.Module) -> Split:
+        """What `to_dict` gave, for the parameters of ``model``.
+
+        Raises:
+            ValueError: If a parameter is missing, or has another shape.
+        """
+        found, entries = dict(model.named_parameters()), []
+        for values in map(dict, saved["entries"]):
+            name, shape = values["name"], tuple(values.pop("shape"))
+            if name not in found or tuple(found[name].shape) != shape:
                 raise ValueError(
-                    f"Split.rebind: {type(model).__name__} has no parameter {v.name!r} of shape "
-                    f"{tuple(v.parameter.shape)}; give the network that was measured, without its wrapper."
+                    f"Split.rebind: {type(model).__name__} has no parameter {name!r} of shape {shape}; "
+                    "give the network that was measured, without its wrapper."
                 )
-        return replace(self, verdicts=tuple(replace(v, parameter=found[v.name]) for v in self.verdicts))
+            entries.append(Entry(parameter=found[name], **values | {"layout": Layout.of(values["layout"])}))
+        return cls(**dict(saved) | {"entries": tuple(entries)})
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row a parameter; ``parameters`` counts its numbers, the other columns are as in `Verdict`."""
+        """One row a parameter; ``parameters`` counts its numbers, the other columns are as in `Entry`."""
         import pandas
 
-        columns = [
-            "name",
-            "shape",
-            "parameters",
-            "invariant",
-            "granularity",
-            "rows",
-            "reason",
-            "error",
-            "own_eps",
-        ]
         return pandas.DataFrame(
             [
-                (v.name, tuple(v.parameter.shape), v.parameter.numel(), v.invariant, v.granularity, v.rows)
-                + (v.reason, v.error, v.own_eps)
-                for v in self.verdicts
+                (e.name, tuple(e.parameter.shape), e.parameter.numel(), e.invariant, e.granularity, e.rows)
+                + (e.reason, e.error, e.own_eps)
+                for e in self.entries
             ],
-            columns=columns,
+            columns=["name", "shape", "parameters", "invariant", "granularity", "rows"]
+            + ["reason", "error", "own_eps"],
         )
 
-    def __str__(self) -> str:
-        header = ("parameter", "shape", "granularity", "invariant", "reason", "error", "own eps")
-        lines = [
-            (
-                v.name,
-                "×".join(map(str, v.parameter.shape)) or "scalar",
-                v.granularity,
-                "yes" if v.invariant else "no",
-                v.reason,
-                _number(v.error),
-                _number(v.own_eps),
-            )
-            for v in self.verdicts
-        ]
-        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-        rows = [
-            "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip()
-            for line in (header, tuple("─" * w for w in widths), *lines)
-        ]
-        return "\n".join([*rows, "", self._summary()])
+    def table(self) -> str:
+        """One line a parameter."""
+        return _table((e.name, [e]) for e in self.entries)
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """One line for all parameters whose names differ in numbers alone and whose verdicts are the same.
+
+        The names are patterns for `filter`; their errors are the largest.
+        """
+        alike: dict[tuple[str, ...], list[Entry]] = {}
+        for e in self.entries:
+            pattern = re.sub(r"\d+", "*", e.name)
+            alike.setdefault((pattern, e.granularity, re.sub(r"\d+", "*", e.reason)), []).append(e)
+        return _table(
+            (entries[0].name if len(entries) == 1 else f"{pattern} (×{len(entries)})", entries)
+            for (pattern, *_), entries in alike.items()
+        )
+
+    def caution(self) -> str:
+        """A sentence if eps takes much of the invariance away; empty if not."""
+        if not self.own_eps_change or self.own_eps_change < _NOTICEABLE:
+            return ""
+        worst = max((e for e in self.entries if e.invariant), key=lambda e: e.own_eps or 0.0)
+        return (
+            f"eps is not small beside the variances: rescaling the invariant weights by factors of 1/4 to 4 moves the "
+            f"output by {self.own_eps_change:.2f}, most at {worst.name!r}; a smaller eps makes them invariant"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Split: {self._totals()}>"
+
+    def __str__(self) -> str:
+        text = [self.table() if len(self) <= _FEW else self.summary(), "", self._totals()]
+        if self.invariant and self.change is not None:
+            text.append(
+                f"rescaled at once by random factors, the output moves by {self.change:.1e} without eps "
+                f"(factors 64 to 1024), by {self.own_eps_change or 0.0:.1e} with the network's own (1/4 to 4)"
+            )
+        if self.random:
+            text.append("forward draws random numbers; the verdicts hold in the random states that were looked at")
+        return "\n".join([*text, self.caution()]).rstrip("\n")
+
+    def _totals(self) -> str:
         chosen = sum(p.numel() for _, p in self.invariant)
         total = chosen + sum(p.numel() for _, p in self.rest)
         share = 100 * chosen / total if total else 0.0
-        text = (
-            f'rule "{self.rule}": {len(self.invariant)} of {len(self.verdicts)} parameters, '
-            f"{sum(v.rows for v in self.verdicts)} weight vectors, {share:.1f} % of {total:,} numbers"
-        )
-        if self.change is None:
-            return text
         return (
-            f"{text}\nrescaled at once by random factors, the output moves by {self.change:.1e} without eps "
-            f"(factors 64 to 1024), by {self.own_eps_change:.1e} with the network's own (1/4 to 4)"
+            f'rule "{self.rule}": {len(self.invariant)} of {len(self)} parameters, '
+            f"{sum(e.rows for e in self.entries)} weight vectors, {share:.1f} % of {total:,} numbers"
         )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1e}"
+def _table(alike: Iterable[tuple[str, list[Entry]]]) -> str:
+    header = ("parameter", "shape", "granularity", "invariant", "reason", "error", "own eps")
+    lines = [
+        (
+            name,
+            " … ".join(dict.fromkeys(_shape(e) for e in (entries[0], entries[-1]))),
+            entries[0].granularity,
+            "yes" if entries[0].invariant else "no",
+            entries[0].reason,
+            _largest(e.error for e in entries),
+            _largest(e.own_eps for e in entries),
+        )
+        for name, entries in alike
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in (header, tuple("─" * w for w in widths), *lines)
+    )
+
+
+def _shape(entry: Entry) -> str:
+    return "×".join(map(str, entry.parameter.shape)) or "scalar"
+
+
+def _largest(values: Iterable[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    return f"{max(known):.1e}" if known else ""

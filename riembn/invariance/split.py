@@ -1,7 +1,8 @@
-"""Which weights can be rescaled without changing what the network computes?"""
+"""Divides a network's parameters into weights that can be rescaled without changing the output, and the rest."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from riembn.invariance.candidates import candidates
-from riembn.invariance.exact import TINY, TooFewValues
-from riembn.invariance.granularity import TOLERANCE, Weight
-from riembn.invariance.probe import LossError, Probe, one_line
+from riembn.invariance.exact import TooFewValues
+from riembn.invariance.example import described, slip
+from riembn.invariance.granularity import Weight
 from riembn.invariance.reasons import Reasons
-from riembn.invariance.report import Split, Verdict
+from riembn.invariance.refusals import refuse
+from riembn.invariance.report import Entry, Split
+from riembn.invariance.trial import Trial
+from riembn.invariance.twin import LossError, Twin, one_line
 
 __all__ = ["split"]
 
-# The verdict asks for any factor: large ones, so that what saturates (ReLU6) does. What eps costs depends on how
-# far scales drift: a factor of four either way.
-_FAR, _NEAR = (64.0, 1024.0), (0.25, 4.0)
+_ADVICE = (
+    "Give what forward takes: a tensor, a tuple of positional arguments or a dict of keyword arguments, of four "
+    "samples or more; all of it is computed in float64"
+)
 
 
 @torch.inference_mode(False)
@@ -77,87 +82,76 @@ def split(
         raise ValueError(
             f'split: rule={rule!r}; it is "invariant" (measured) or "paper" (the released code).'
         )
-    for name, p in model.named_parameters():
-        if hasattr(p, "placements"):  # a DTensor; the class itself takes half a second to import
-            raise ValueError(
-                f"split: {name!r} lies in parts on several devices; measure the network before fully_shard, and "
-                "give the Split to riembn.build_optimizer."
-            )
-    probe, gradients, outputs = _prepare(model, example_input, loss, eps=TINY, factors=_FAR, generic=True)
-    reasons = Reasons(outputs, probe.parameters)
-    del outputs
-    named = dict(model.named_parameters())
-    found = candidates(model)
-    weights = [Weight(c, named, probe.parameters, gradients) for c in found if not c.refusal]
-    for weight in weights:
-        weight.propose(probe)
-    passed, change = _confirm([w for w in weights if w.layout is not None], [], probe)
-    if not passed and not probe.normalizes:
+    refuse(model)
+    named, found = dict(model.named_parameters()), candidates(model)
+    weights = [Weight(c, named) for c in found if not c.refusal]
+    twin = Twin(model, example_input, loss, {w.name: w.candidate.layouts for w in weights})
+    trial = Trial(twin, weights)
+    _start(trial, example_input, widen=loss is None)
+    trial.decide()
+    if not twin.normalizes and not any(w.layout for w in weights):
         raise ValueError(
             "split: the model contains no normalization and none of its weights is scale-invariant; put a "
             "BatchNorm (or another normalization) behind its layers, or train it with torch.optim.SGD."
         )
-    chosen = [w for w in passed if not w.unfit()]
-    own, own_gradients, _ = _prepare(model, example_input, loss, eps=None, factors=_NEAR, generic=False)
-    own_change = own.change(_moved(chosen, own))
-    verdicts = {n: Verdict(n, p, False, "a bias, shift or scale") for n, p in named.items()}
-    verdicts |= {c.name: Verdict(c.name, named[c.name], False, c.refusal) for c in found}
+    entries = {n: Entry(n, p, False, "a bias, shift or scale") for n, p in named.items()}
+    entries |= {c.name: Entry(c.name, named[c.name], False, c.refusal) for c in found}
     for weight in weights:
-        verdicts |= _judge(weight, reasons, own, own_gradients)
-    return Split(tuple(verdicts.values()), rule, change, own_change)
+        entries |= _entries(weight, trial.reasons)
+    own, own_change = trial.own()
+    for weight in weights:
+        entries[weight.name] = replace(entries[weight.name], own_eps=weight.slope(own))
+    result = Split(tuple(entries.values()), rule, trial.change, own_change, trial.random)
+    if result.caution():
+        logging.getLogger("riembn").warning("split: %s.", result.caution())
+    return result
 
 
-def _judge(
-    weight: Weight, reasons: Reasons, own: Probe, own_gradients: dict[str, Tensor]
-) -> dict[str, Verdict]:
-    """The verdict on a weight, and on its bias if that belongs to it."""
-    name, layout = weight.name, weight.layout
-    error = weight.slope(weight.values, weight.gradients)
-    own_eps = weight.slope(own.parameters, own_gradients)
+def _entries(weight: Weight, reasons: Reasons) -> dict[str, Entry]:
+    """What is known about a weight, and about its bias if that belongs to it."""
+    name, layout, error = weight.name, weight.layout, weight.slope(weight.points[0])
     refusal = weight.refusal or weight.unfit()
     if layout is None or refusal:
-        refusal = refusal or weight.partly() or reasons.obstacle(name)
-        return {name: Verdict(name, weight.own[name], False, refusal, error, own_eps)}
-    reason, rows = f"in front of {reasons.normalization(name)}", len(layout.rows(weight.values[name]))
+        refusal = refusal or str(weight.part or reasons.obstacle(name))
+        return {name: Entry(name, weight.own[name], False, refusal, error)}
     bias = next(iter(weight.names[1:]), "")
-    alone = Verdict(name, weight.own[name], True, reason, error, own_eps, **layout._asdict(), rows=rows)
+    reason = reasons.normalization(name) + (", together with its bias" if bias else "")
+    if weight.fading:
+        reason += f", but for an eps that cannot be switched off (slope {error:.0e})"
+    found = Entry(name, weight.own[name], True, reason, error, None, layout, weight.rows, bias)
     if not bias:
-        return {name: alone}
-    shared = replace(alone, reason=f"{reason}, together with its bias", partner=bias)
-    of_bias = Verdict(bias, weight.own[bias], True, f"joint with {name}", partner=name, **layout._asdict())
-    return {name: shared, bias: of_bias}
+        return {name: found}
+    of_bias = Entry(bias, weight.own[bias], True, f"joint with {name}", None, None, layout, 0, name)
+    return {name: found, bias: of_bias}
 
 
-def _prepare(
-    model: nn.Module,
-    example_input: Any,
-    loss: Callable[[Any], Tensor] | None,
-    *,
-    eps: float | None,
-    factors: tuple[float, float],
-    generic: bool,
-) -> tuple[Probe, dict[str, Tensor], list[Tensor]]:
-    """A probe that runs, with its gradients and output; a batch too small for BatchNorm is widened once."""
-    copies = 1
+def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
+    """The first pass, in which a model tells whether it runs; a batch too small for BatchNorm is widened once."""
+    twin = trial.twin
     while True:
-        probe = Probe(model, example_input, loss, eps=eps, factors=factors, generic=generic, copies=copies)
         try:
-            gradients, outputs = probe.gradients()
+            trial.look()
             break
         except TooFewValues as error:
-            if copies > 1 or loss is not None or error.kind != "BatchNorm" or error.values == 0:
+            if twin.copies > 1 or not widen or error.kind != "BatchNorm" or error.values == 0:
                 raise ValueError(
                     f"split: {error}, too few to normalize: its output would hardly depend on the weights. "
                     "Give an example_input of more samples (four or more) or of larger images."
                 ) from None
-            copies = math.ceil(4 / error.values)
+            twin.copies = math.ceil(4 / error.values)
         except LossError as error:
             raise TypeError(f"split: {error}.") from None
         except Exception as error:
+            if twin.through:  # what leaves the graph may be worked on in ways that gradients forbid
+                twin.through = False
+                continue
+            likely = slip(twin.model, example_input)
+            if likely:
+                raise ValueError(f"split: example_input is {described(example_input)}; {likely}.") from error
             raise ValueError(
-                f"split: the model fails on example_input ({one_line(error)}). Give what forward takes: "
-                "a tensor, a tuple of positional arguments or a dict of keyword arguments, of four samples or more."
+                f"split: the model fails on {described(example_input)} ({one_line(error)}). {_ADVICE}."
             ) from error
+    outputs = trial.outputs[0]
     if not outputs:
         raise ValueError(
             "split: the model's output holds no floating-point tensor; give loss=, a function of the output."
@@ -167,37 +161,15 @@ def _prepare(
             "split: the model gives a non-finite output (NaN or infinity) on example_input; nothing can be "
             "measured. Check the input's scale and the weights, or give loss= if infinite entries are meant."
         )
-    return probe, gradients, outputs
 
 
-def _confirm(pending: list[Weight], kept: list[Weight], probe: Probe) -> tuple[list[Weight], float]:
-    """What passes when all pending weights are rescaled at once beside those kept, and the change that leaves.
-
-    Halves where that fails. A weight that fails alone loses its layout.
-    """
-    change = probe.change(_moved(kept + pending, probe)) if pending else 0.0
-    if change <= TOLERANCE:
-        return pending, change
-    if len(pending) == 1:
-        pending[0].reject()
-        return [], 0.0
-    half = len(pending) // 2
-    left, left_change = _confirm(pending[:half], kept, probe)
-    right, right_change = _confirm(pending[half:], kept + left, probe)
-    return left + right, right_change if right else left_change
-
-
-def _moved(weights: list[Weight], probe: Probe) -> dict[str, Tensor]:
-    return {name: value for weight in weights for name, value in weight.moved(probe).items()}
-
-
-def _paper(model: nn.Module) -> Iterator[Verdict]:
+def _paper(model: nn.Module) -> Iterator[Entry]:
     """Convolutions with more inputs a row than rows, as the released code chooses them."""
     found = {c.name: c for c in candidates(model)}
     for name, parameter in model.named_parameters():
         candidate = found.get(name)
         if candidate is None or not candidate.convolution:
-            yield Verdict(name, parameter, False, "not a convolution")
+            yield Entry(name, parameter, False, "not a convolution")
             continue
         layout = candidate.layouts[0]
         fan_out = layout.channels(parameter)
@@ -205,6 +177,6 @@ def _paper(model: nn.Module) -> Iterator[Verdict]:
         chosen = fan_in > fan_out
         reason = f"fan-in {fan_in} {'>' if chosen else '≤'} fan-out {fan_out}"
         if chosen:
-            yield Verdict(name, parameter, True, reason, **layout._asdict(), rows=fan_out)
+            yield Entry(name, parameter, True, reason, layout=layout, rows=fan_out)
         else:
-            yield Verdict(name, parameter, False, reason)
+            yield Entry(name, parameter, False, reason)

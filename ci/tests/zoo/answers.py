@@ -144,7 +144,7 @@ CASES = [
             "features.?.1.weight": SHORTCUT,  # a downsampling convolution: block and shortcut start behind it
             "*block.3.weight": "no: passes through GELU",
             "*block.5.weight": SHORTCUT,
-            "*layer_scale": SHORTCUT,
+            "*layer_scale": "no: a bias, shift or scale",
             "classifier*": OUTPUT,
         },
         slow=True,

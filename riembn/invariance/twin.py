@@ -1,0 +1,395 @@
+"""A float64 copy of a model that can be evaluated again and again from the same state, with its weights rescaled."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Variable
+from torch.overrides import TorchFunctionMode
+
+from riembn.geometry import Layout
+from riembn.invariance.exact import TINY, Exact, widened
+from riembn.invariance.example import arguments, mapped, tensors
+from riembn.invariance.radial import Radial, radial
+
+__all__ = ["LossError", "Twin", "one_line"]
+
+Loss = Callable[[Any], Tensor]
+Edit = Callable[[Tensor], None]
+"""Changes a parameter in place."""
+
+_BACKWARD_HOOKS = re.compile(r"_backward(_pre)?_hooks$")
+_RANDOM_DEPTH = re.compile("drop|stochastic", re.IGNORECASE)
+_EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "layer_norm_eps")
+_TORCHS_OWN = frozenset(vars(nn.Module()))
+_CONTAINERS = (list, dict, set, deque)
+_STATE = (*_CONTAINERS, Tensor, torch.Generator, random.Random)
+
+
+class LossError(TypeError):
+    """What the loss gives is no loss."""
+
+
+class Twin:
+    """A float64 copy of a model, in training mode; each evaluation starts from the same state.
+
+    Parameters, buffers, attributes of modules and random generators are set back before each. Dropout and
+    stochastic depth are off. The model given, its gradients, buffers, hooks and flags, and the caller's random
+    state are left alone; forward hooks are part of what a model computes, so copies of them run.
+
+    Args:
+        model: Its own flags are kept if it is in training mode (a frozen BatchNorm stays frozen); a model in
+            evaluation mode is measured with everything in training mode.
+        example_input: A tensor, a tuple of positional arguments, a dict of keyword arguments, or whatever the
+            model takes as its one argument.
+        loss: Maps the model's output to a scalar tensor; None compares the whole output.
+        layouts: Of which parameters the gradient is wanted, and how their vectors may lie.
+
+    Attributes:
+        generic: Whether parameters and inputs are moved off special values (zeros, constants) at which a weight
+            can be scale-invariant by accident: a bias that starts at zero, a residual branch scaled by zero.
+        eps: Whether normalizations have their own eps.
+        copies: How many noisy copies of the example are stacked along the batch.
+        passes: How often the copy has run.
+        normalizes: Whether anything met so far looks like a normalization.
+        draws: Whether random numbers were drawn.
+        cut: Whether a gradient may not tell the truth, because a value left the graph.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_input: Any, loss: Loss | None, layouts: Mapping[str, tuple[Layout, ...]]
+    ) -> None:
+        self.generic, self.eps, self.through, self.copies = True, False, True, 1
+        self.passes, self.normalizes, self.draws, self.cut = 0, False, False, False
+        self._loss, self._layouts, self._given = loss, layouts, example_input
+        self._own = dict(model.named_parameters())
+        self._on_cpu = any(p.device.type == "mps" for p in self._own.values())  # mps knows no float64
+        self.model = _copy(model)
+        if self._on_cpu:
+            self.model.cpu()
+        self.model._apply(widened)
+        if not model.training:
+            self.model.train()
+        for module in self.model.modules():
+            if _RANDOM_DEPTH.search(type(module).__name__):
+                module.training = False
+        self.parameters = dict(self.model.named_parameters())
+        self._state = _State(self.model)
+        self._collected: dict[str, Radial] | None = None
+        for name, parameter in self.parameters.items():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._collector(name))
+
+    def run(
+        self, edits: Mapping[str, Edit] | None = None, *, state: int = 0, gradients: bool = False
+    ) -> tuple[list[Tensor], dict[str, Radial]]:
+        """The loss, or each tensor of the output; and what the gradients say of every parameter.
+
+        Gradients are those of a random linear functional of the output, relative to its size (of the loss, if
+        there is one). A parameter on which the output does not depend has no entry.
+
+        Args:
+            edits: Changes some parameters, this one time.
+            state: Which state the random generators start from.
+            gradients: Whether to compute them; otherwise the second value is empty.
+        """
+        self.passes += 1
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            self._state.restore(state, eps=self.eps)
+            for name, parameter in self.parameters.items():
+                self._set(parameter, self._own[name])
+                if edits and name in edits:
+                    edits[name](parameter)
+        example = self._example(generator)
+        mode = Exact(eps=self.eps, through=gradients and self.through)
+        with (
+            torch.set_grad_enabled(gradients),
+            _random_state(self.model, state) as drawn,
+            _eager(self.model),
+        ):
+            with mode:
+                args, kwargs = arguments(self.model, example)
+                value = self.model(*args, **kwargs)
+                outputs = tensors(value) if self._loss is None else [_scalar(self._loss, value)]
+            found = self._gradients(outputs, generator, mode) if gradients else {}
+        self.normalizes = (
+            self.normalizes or mode.normalizations > 0 or any(map(_is_normalization, self.model.modules()))
+        )
+        self.draws = self.draws or drawn() or self._state.drew()
+        self.cut = self.cut or (gradients and mode.cut)
+        return [widened(t) for t in outputs], found
+
+    def _gradients(self, outputs: list[Tensor], generator: torch.Generator, mode: Exact) -> dict[str, Radial]:
+        scalars = []
+        for t in outputs:
+            noise = torch.ones(1) if t.numel() == 1 else torch.randn(t.shape, generator=generator, dtype=t.dtype)
+            if t.requires_grad:
+                scalars.append((t * noise.to(t.device) / size(t)).sum())
+        if not scalars:
+            return {}
+        found = self._collected = {}
+        total = sum(scalars[1:], scalars[0])
+        try:
+            # In one thread and in the mode, because checkpointed parts are computed again on the way; by the engine
+            # itself, because Tensor.backward leaves a mode that it is called in.
+            with torch.autograd.set_multithreading_enabled(False), mode:
+                Variable._execution_engine.run_backward(
+                    (total,), (torch.ones_like(total),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                )
+        finally:
+            self._collected = None
+        return found
+
+    def _collector(self, name: str) -> Callable[[Tensor], None]:
+        def collect(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if self._collected is None or gradient is None:
+                return
+            with torch._C.DisableTorchFunction(), torch.no_grad():
+                found = radial(parameter, gradient, self._layouts.get(name, ()))
+                known = self._collected.get(name)
+                self._collected[name] = found if known is None else known + found
+
+        return collect
+
+    def _set(self, parameter: Tensor, own: Tensor) -> None:
+        parameter.copy_(own)
+        if not self.generic or not parameter.is_floating_point():
+            return
+        zero, constant = parameter == 0, _is_constant(parameter)
+        if constant or bool(zero.any()):
+            generator = torch.Generator().manual_seed(parameter.numel())
+            noise = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
+            noise += 0.5
+            if constant:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter[zero] = 0.1 * noise[zero]
+
+    def _example(self, generator: torch.Generator) -> Any:
+        def prepared(tensor: Tensor) -> Tensor:
+            tensor = widened(tensor.detach().cpu() if self._on_cpu else tensor.detach())
+            if not tensor.is_floating_point():
+                return torch.cat([tensor] * self.copies) if self.copies > 1 and tensor.dim() else tensor.clone()
+            if self.generic and _is_constant(tensor):
+                tensor = tensor + noise(tensor)
+            if self.copies > 1 and tensor.dim():
+                spread = tensor.std(unbiased=False).clamp_min(1e-3)
+                tensor = torch.cat([tensor, *(tensor + spread * noise(tensor) for _ in range(self.copies - 1))])
+            # A clone, because a model may work on its input in place. With a gradient, a shortcut that carries the
+            # bare input is seen in the graph as well.
+            return tensor.clone().requires_grad_()
+
+        def noise(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+        return mapped(self._given, prepared)
+
+
+class _State:
+    """What a pass may leave behind in a model, and how to set it back: buffers, attributes, generators, eps."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        # Modules and parameters are no state of their own: they stay the objects that they are.
+        self._fixed = {id(kept): kept for kept in (*modules, *model.parameters())}
+        self._modules = [
+            (
+                vars(module),
+                dict(module._parameters),
+                {k: v for k, v in vars(module).items() if k not in _TORCHS_OWN},
+                {k: b for k, b in module._buffers.items() if b is not None},
+            )
+            for module in modules
+        ]
+        self._content = self._copied(
+            [({k: v for k, v in a.items() if isinstance(v, _STATE)}, b) for _, _, a, b in self._modules]
+        )
+        self._before: list[tuple[Any, Any]] = []
+
+    def restore(self, state: int, *, eps: bool) -> None:
+        """Set the model back to its first state; a ``state`` other than 0 seeds its own generators by it."""
+        self._before = []
+        fresh = self._copied(self._content)
+        for (held, parameters, attributes, _), (contents, buffers) in zip(self._modules, fresh, strict=True):
+            for key in [k for k in held if k not in attributes and k not in _TORCHS_OWN]:
+                del held[key]
+            for key, value in attributes.items():
+                held[key] = _refilled(value, contents[key]) if key in contents else value
+                if key in _EPS_NAMES and isinstance(value, float) and not eps:
+                    held[key] = TINY
+                if isinstance(value, torch.Generator | random.Random):
+                    if state:
+                        _generator_seed(held[key], state)
+                    self._before.append((held[key], _generator_state(held[key])))
+            held["_parameters"].update(parameters)
+            held["_buffers"].update(buffers)
+
+    def drew(self) -> bool:
+        """Whether a generator of the model's own was used since."""
+        return any(_generator_state(generator) != before for generator, before in self._before)
+
+    def _copied(self, value: Any) -> Any:
+        with _Copying():
+            return copy.deepcopy(value, dict(self._fixed))
+
+
+class _Copying(TorchFunctionMode):
+    """Inside, copy.deepcopy widens tensors, and takes what a pass left behind without its graph."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and type(args[0]) is Tensor:
+            tensor, memo = args
+            memo[id(tensor)] = widened(tensor.detach()).clone().requires_grad_(tensor.is_leaf and tensor.requires_grad)
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def _refilled(kept: Any, content: Any) -> Any:
+    """The container kept, with its first content again: a hook may hold the same one. Of other kinds the content."""
+    if isinstance(kept, list):
+        kept[:] = content
+    elif isinstance(kept, deque):
+        kept.clear()
+        kept.extend(content)
+    elif isinstance(kept, dict | set):
+        kept.clear()
+        kept.update(content)
+    else:
+        return content
+    return kept
+
+
+def _generator_state(generator: Any) -> Any:
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state().tolist()
+
+
+def _generator_seed(generator: Any, seed: int) -> None:
+    generator.seed(seed) if isinstance(generator, random.Random) else generator.manual_seed(seed)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    memo: dict[int, Any] = {}
+    try:
+        with _Copying():
+            twin = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ValueError(
+            f"split: the model cannot be copied ({one_line(error)}). Give a module that copy.deepcopy accepts; "
+            "of a model wrapped for several devices, the module inside."
+        ) from error
+    for module in twin.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, dict) and _BACKWARD_HOOKS.search(name):
+                value.clear()
+            elif isinstance(value, dict) and name in _TORCHS_OWN:
+                value.update({k: _rebound(v, memo) for k, v in value.items() if isinstance(v, FunctionType)})
+        vars(module).update({k: _rebound(v, memo) for k, v in vars(module).items() if isinstance(v, FunctionType)})
+    return twin
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """The function with copies of what it can reach of the model, and of the lists and dicts that it writes to.
+
+    copy.deepcopy leaves functions as they are, so that a hook of the copy would still serve the original.
+    """
+
+    def copied(value: Any) -> Any:
+        if id(value) in memo or isinstance(value, _CONTAINERS):
+            with contextlib.suppress(Exception), _Copying():
+                return copy.deepcopy(value, memo)
+        return value
+
+    code, scope = function.__code__, function.__globals__
+    closure = tuple(CellType(copied(cell.cell_contents)) for cell in function.__closure__ or ())
+    reached = {name: copied(scope[name]) for name in code.co_names if name in scope}
+    changed = any(value is not scope[name] for name, value in reached.items())
+    twin = FunctionType(
+        code, {**scope, **reached} if changed else scope, function.__name__, function.__defaults__, closure
+    )
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
+
+
+def _scalar(loss: Loss, output: Any) -> Tensor:
+    try:
+        value = loss(output)
+    except TypeError as error:
+        raise LossError(
+            f"loss fails on the model's output ({one_line(error)}); it is called with the output alone: give "
+            "lambda output: F.cross_entropy(output, targets)"
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+        raise LossError(f"loss gives a {type(value).__name__}{shape}; it is to give a scalar tensor")
+    return value
+
+
+def size(tensor: Tensor) -> Tensor:
+    """Norm of a tensor; 1 if it is zero."""
+    norm = tensor.detach().norm()
+    return torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+
+
+def _is_normalization(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() or any(name in vars(module) for name in _EPS_NAMES)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's type and the first line of its message."""
+    message = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {message[0]}"
+
+
+def _eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Compiled parts run uncompiled: compiling them for a few passes in float64 would only cost time."""
+    compiled = any(hasattr(module, "_orig_mod") for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _random_state(model: nn.Module, seed: int) -> Iterator[Callable[[], bool]]:
+    """The same random numbers for the same seed; then the caller's own state again.
+
+    Gives a function that tells, once the context has ended, whether any were drawn in it.
+    """
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    python_state, drawn = random.getstate(), [False]
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+
+    def states() -> list[Any]:
+        found: list[Any] = [torch.default_generator.get_state().tolist(), random.getstate()]
+        found += [torch.cuda.default_generators[d].get_state().tolist() for d in devices]
+        return [*found, numpy.random.get_state()[2]] if numpy else found
+
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.default_generator.manual_seed(seed)
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(seed)
+            random.seed(seed)
+            if numpy:
+                numpy.random.seed(seed)
+            before = states()
+            yield lambda: drawn[0]
+            drawn[0] = states() != before
+    finally:
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
