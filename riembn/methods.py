@@ -14,7 +14,7 @@ from torch.optim.optimizer import Optimizer
 
 from .invariance import Split, split
 from .open_table import OpenTable
-from .optim import PSISGD, SGDG, AdamG, Combined
+from .optim import PSISGD, SGDG, AdamG, Combined, relatives
 from .optim.combined import check_part
 
 __all__ = ["REST", "Method", "build_optimizer", "methods"]
@@ -89,6 +89,32 @@ class Method:
 
 
 _ROWS = frozenset({"momentum", "grad_clip", "alpha"})
+_MOMENTUM = frozenset({"momentum"})
+
+# What others have made of the same rows, at the values of their sources; where a source leaves a value to its user
+# (a rate of LARS, of the brake, of Hyperball by SGD), this project's. The momentum of all with that field is 0.9.
+_RELATIVES = {
+    "pbwn": Method(optimizer=relatives.PBWN, lr=0.1, fields=_MOMENTUM),
+    "oblique-sgd": Method(optimizer=relatives.ObliqueSGD, lr=1e-3, fields=_MOMENTUM),
+    "oblique-adam": Method(optimizer=relatives.ObliqueAdam, lr=1e-3),
+    "nero": Method(optimizer=relatives.Nero, lr=0.01),
+    "muon-rows": Method(optimizer=relatives.MuonRows, lr=0.24, options=dict(momentum=0.6)),
+    "hyperball-sgd": Method(optimizer=relatives.HyperballSGD, lr=0.02, fields=_MOMENTUM),
+    "adam-h": Method(optimizer=relatives.AdamH, lr=0.018),
+    "rotational-sgd": Method(optimizer=relatives.RotationalSGD, lr=0.1, fields=_MOMENTUM),
+    "rotational-adamw": Method(optimizer=relatives.RotationalAdamW, lr=1e-3),
+    "sgdp": Method(
+        optimizer=relatives.SGDP,
+        lr=0.1,
+        options=dict(momentum=0.9, nesterov=True, weight_decay=1e-5),
+        fields=_MOMENTUM,
+    ),
+    "adamp": Method(optimizer=relatives.AdamP, lr=1e-3, options=dict(weight_decay=1e-2)),
+    "radial-brake": Method(optimizer=relatives.RadialBrakeSGD, lr=0.1, fields=_MOMENTUM),
+    "adam-srt": Method(optimizer=relatives.AdamSRT, lr=1e-3),
+    "lars": Method(optimizer=relatives.LARS, lr=1.0, fields=_MOMENTUM),
+    "cayley-sgd": Method(optimizer=relatives.CayleySGD, lr=0.1, fields=_MOMENTUM),
+}
 
 methods: OpenTable[Method] = OpenTable(
     "method",
@@ -125,6 +151,7 @@ methods: OpenTable[Method] = OpenTable(
             options=dict(momentum=0.9, nesterov=True, weight_decay=5e-4),
             fields=frozenset({"momentum", "nesterov", "weight_decay"}),
         ),
+        **_RELATIVES,
     },
 )
 """What `build_optimizer`, presets and runs know by name; ``riembn.methods["name"] = riembn.Method(…)`` adds one."""

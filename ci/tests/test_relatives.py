@@ -14,6 +14,7 @@ from riembn.geometry import from_rows, sphere, to_rows
 from riembn.optim import relatives as rel
 from riembn.optim.relatives import family
 from riembn.optim.relatives.muon import newton_schulz
+from riembn.training.setup import optimizer_of
 
 METHODS = {
     "hyperball-sgd": lambda p: rel.HyperballSGD(p, lr=0.05),
@@ -118,6 +119,14 @@ def test_a_layout_is_its_rows(name, shape, layout):
     ours = stepped(METHODS[name], w, g, h, **layout)
     plain = stepped(METHODS[name], *(to_rows(x, **layout).clone() for x in (w, g, h)))
     torch.testing.assert_close(ours, from_rows(plain, w, **layout), rtol=1e-12, atol=1e-12)
+
+
+@each
+def test_memory_order_does_not_matter(name):
+    generator = torch.Generator().manual_seed(3)
+    w, g = torch.randn(2, 4, 1, 3, 3, dtype=torch.float64, generator=generator)
+    ours = stepped(METHODS[name], w.to(memory_format=torch.channels_last), g)
+    torch.testing.assert_close(ours.contiguous(), stepped(METHODS[name], w, g).contiguous())
 
 
 @each
@@ -241,6 +250,32 @@ def test_a_multiple_of_the_loss_gives_the_same_path(name, seed, factor):
     w, grads = rows_of(seed), [rows_of(seed + i) for i in range(1, 5)]
     once, scaled = (stepped(LOSS_SCALE_FREE[name], w, *(c * g for g in grads)) for c in (1.0, factor))
     torch.testing.assert_close(scaled, once, rtol=1e-5, atol=1e-5)
+
+
+def test_each_is_in_the_table_of_methods_under_its_name():
+    found = {name: how.optimizer for name, how in riembn.methods.items()}
+    named = {name: one for name, one in found.items() if one.__module__.startswith(rel.__name__)}
+    assert named.keys() == METHODS.keys()
+    assert {*named.values()} == {value for value in vars(rel).values() if isinstance(value, type)}
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = riembn.models.build("vgg-11", num_classes=10, in_channels=1, width=0.125)
+    return model, riembn.split(model, torch.randn(8, 1, 8, 8))
+
+
+@each
+def test_a_run_sets_its_options(name, network):
+    plain = riembn.preset(f"vgg-11/digits/{name}")
+    group = optimizer_of(plain, *network).param_groups[0]
+    assert group["lr"] == riembn.methods[name].lr == plain.lr
+    assert group.get("momentum", 0.9) == (0.6 if name == "muon-rows" else 0.9)
+    for option, value in {"betas": (0.5, 0.6), "weight_decay": 0.25, "center": False, "trust": 0.5}.items():
+        if option in group:
+            other = plain.replace(options={option: value})
+            assert other.digest() != plain.digest()
+            assert optimizer_of(other, *network).param_groups[0][option] == value
 
 
 # Where the formulas meet

@@ -29,6 +29,21 @@ _TRIES: dict[str, Any] = {
     "adam-g": {"lr": _RATES_ADAM, "rest_lr": _REST},
     "psi-sgd": [{**one, "rest_lr": rest_lr} for one in _PSI for rest_lr in _REST],
 }
+# Where the rate is the angle of a step, radians, they lie around that of SGD-G; elsewhere around the source's.
+_RELATIVES = {
+    "pbwn": _RATES,
+    "oblique-sgd": _RATES,
+    "nero": (0.0025, 0.005, 0.01, 0.02, 0.04),
+    "muon-rows": (0.015, 0.03, 0.06, 0.12, 0.24),
+    "hyperball-sgd": (0.005, 0.01, 0.02, 0.04, 0.08),
+    "adam-h": (0.005, 0.01, 0.02, 0.04, 0.08),
+    "rotational-sgd": (0.1, 0.2, 0.4, 0.8, 1.6),
+    "sgdp": _RATES,
+    "adamp": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    "radial-brake": _RATES,
+    "adam-srt": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    "lars": (0.5, 1.0, 2.0, 4.0, 8.0),
+}
 
 
 def cell(**fields: object) -> RunConfig:
@@ -125,6 +140,21 @@ def ablations() -> list[Study]:
     ]
 
 
+def relatives() -> list[Study]:
+    """Block R: what others have made of the same rows, tuned with as many tries, beside block A's methods."""
+    tries = {name: {"lr": rates, "rest_lr": _REST} for name, rates in _RELATIVES.items()}
+    return [
+        Study(
+            cell(),
+            methods=(*METHODS, *tries),
+            settings={name: {"alpha": 0.1} for name in ("sgd-g", "adam-g")},
+            baseline="sgd",
+            seeds=range(5),
+            tune={**_TRIES, **tries},
+        )
+    ]
+
+
 DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "A": ends,
     "A3": early,
@@ -133,5 +163,6 @@ DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "F": starts,
     "E": ablations,
     "A0": ends_without_decay,
+    "R": relatives,
 }
 """Each experiment by its letter, in the order in which they are worth running."""

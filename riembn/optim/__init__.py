@@ -1,5 +1,6 @@
-"""The optimizers: float64 reference, SGD-G, Adam-G, PSI-SGD, and one object over two parts of a network."""
+"""The optimizers: float64 reference, SGD-G, Adam-G, PSI-SGD, relatives, and one object over two parts of a network."""
 
+from . import relatives as relatives
 from .adam_g import AdamG as AdamG
 from .combined import Combined as Combined
 from .orthogonality import orthogonality as orthogonality

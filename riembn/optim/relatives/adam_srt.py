@@ -39,6 +39,8 @@ class AdamSRT(RowMethod):
     Source: Roburin et al. (2020), arXiv:2006.13382, as released (ymontmarin/adamsrt), with its defaults.
     """
 
+    scale_free = False
+
     def __init__(
         self,
         params: ParamsT,

@@ -14,6 +14,8 @@ __all__ = ["AdamP", "SGDP"]
 
 
 class _Projecting(RowMethod):
+    scale_free = False
+
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
         check_range(self, group, "weight_decay", 0, math.inf)

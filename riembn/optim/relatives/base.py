@@ -35,6 +35,8 @@ class RowMethod(Optimizer):
             self._prepare(group)
 
     _ready = True
+    scale_free = True
+    """Whether a step's direction stays the same when rows start longer, for a loss that does not see their length."""
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         """One step: the new rows, from the rows ``w`` and their gradient ``g``, shape ``(rows, fan_in)`` each.
@@ -98,8 +100,10 @@ class RowMethod(Optimizer):
     def _prepare(self, group: dict[str, Any]) -> None:
         with torch.no_grad():
             for tensors in _weights(group, self):
-                if tensors[0].numel():
-                    _write(self.prepare(_rows(tensors, group), group), tensors, group)
+                rows = _rows(tensors, group)
+                start = self.prepare(rows, group) if rows.numel() else rows
+                if start is not rows:  # else a view would be written to itself, which torch may refuse
+                    _write(start, tensors, group)
 
     def _check_rows(self, tensors: tuple[Tensor, ...], group: dict[str, Any]) -> None:
         p = tensors[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,10 @@ from ..psi_sgd import PSISGD
 from ..sgd_g import SGDG
 from . import adam_srt, adamp, cayley, hyperball, lars, muon, nero, oblique, pbwn, radial_brake, rotational
 
-__all__ = ["KINDS", "MEETINGS", "MEMBERS", "Meeting", "direction_after"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["KINDS", "MEETINGS", "MEMBERS", "Meeting", "direction_after", "gaps"]
 
 KINDS = (
     "length free",
@@ -68,6 +71,19 @@ class Meeting(NamedTuple):
         """The angle between the directions of both after one step, in radians; shapes ``(1, fan_in)``, float64."""
         ends = (direction_after(make, y, g, lr) for make in (self.make_one, self.make_other))
         return float(sphere.distance(*ends).max())
+
+
+def gaps(y: Tensor, g: Tensor, lr: float) -> pandas.DataFrame:
+    """One row a meeting: both names, the setting, the gap at ``lr`` and at half of it, and their ratio.
+
+    The ratio is left out where the gap is below 1e-8: rounding, and what methods add to a divisor.
+    """
+    import pandas
+
+    rows = [(m.one, m.other, m.setting, m.gap(y, g, lr), m.gap(y, g, lr / 2)) for m in MEETINGS]
+    table = pandas.DataFrame(rows, columns=["method", "beside", "where", "gap", "half the rate"])
+    table["ratio"] = (table["gap"] / table["half the rate"]).where(table["gap"] > 1e-8)
+    return table
 
 
 def direction_after(make: Make, y: Tensor, g: Tensor, lr: float) -> Tensor:

@@ -34,6 +34,8 @@ class RadialBrakeSGD(RowMethod):
     shares are its defaults, rate and momentum the book's baseline.
     """
 
+    scale_free = False
+
     def __init__(
         self,
         params: ParamsT,
