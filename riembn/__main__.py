@@ -232,6 +232,22 @@ class _Damaged:
         print(message, file=sys.stderr)
 
 
+def _new_chapter(options: argparse.Namespace) -> int:
+    from .pages.chapter import repository
+    from .pages.new_chapter import copied_chapter, new_chapter
+
+    root = repository("new-chapter")
+    if bool(options.source) == bool(options.vary):
+        raise ValueError("new-chapter: give --vary FIELD=A,B or --from CHAPTER, one of the two.")
+    if options.source:
+        path = copied_chapter(options.name, options.source, root=root)
+    else:
+        plugin = options.plugin[0] if options.plugin else None
+        path = new_chapter(options.name, dict(options.vary), root=root, start=options.preset, plugin=plugin)
+    print(f"{path.relative_to(root)} is written, and listed in _toc.yml; ci/book {path.stem} builds it")
+    return 0
+
+
 def _existing(place: str) -> Store:
     store = Store(place)
     if not store.path.is_dir():
@@ -367,6 +383,16 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--backend", help="a backend of joblib; its own processes otherwise")
     many.add_argument("--address", metavar="tcp://HOST:PORT", help="a Dask scheduler, whose workers train")
     many.add_argument("--retry-failed", action="store_true", help="run again what failed before")
+
+    chapter = command("new-chapter", _new_chapter, "Write a chapter of the book that varies a field, or copy one.")
+    chapter.add_argument("name", help="lower-case words with hyphens, such as momentum")
+    chapter.add_argument(
+        "--vary", type=_varied, action="append", default=[], metavar="FIELD=A,B,…",
+        help="the field and its values, of which the first is the baseline; field method: names of methods",
+    )  # fmt: skip
+    chapter.add_argument("--from", dest="source", metavar="CHAPTER", help="copy a chapter, such as 09-clipping")
+    chapter.add_argument("--preset", default="vgg-13/cifar10/sgd-g", help="what it starts from (%(default)s)")
+    chapter.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="as for train")
 
     shown = command("show", _show, "One line a record of a store, and one a run that failed.")
     reported = command(

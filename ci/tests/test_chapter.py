@@ -14,6 +14,7 @@ DECLARED: dict[str, Any] = {
     "decay": "Optional[float]",
     "augment": bool,
     "names": list[str],
+    "jobs": int,
 }
 
 
@@ -27,6 +28,7 @@ def notebook(injected: str = "", **values: Any) -> dict[str, Any]:
         "decay": None,
         "augment": True,
         "names": ["a"],
+        "jobs": 2,
     }
     cells = ["", "profile: str = 'laptop'", f"# Parameters\n{injected}\n"]
     return {"__annotations__": DECLARED, "In": cells, "get_ipython": print, **defaults, **values}
@@ -44,7 +46,7 @@ def test_declared_defaults_pass_unchanged() -> None:
     [
         ("thresholds", "[0.05, 0.1, 0.5]", [0.05, 0.1, 0.5]),
         ("thresholds", [1, 0.5], [1.0, 0.5]),
-        ("seeds", "[3]", [3]),
+        ("seeds", "[3, 4]", [3, 4]),
         ("lr", "0.1", 0.1),
         ("lr", 1, 1.0),
         ("decay", "None", None),
@@ -73,6 +75,12 @@ def test_text_of_the_command_line_becomes_the_declared_type(name: str, given: An
         ("seeds", "[0.5]", "expected a whole number, got a number."),
         ("lr", "abc", "parameter 'lr' = 'abc': expected a number, got text."),
         ("augment", 1, "expected True or False, got a whole number."),
+        ("lr", float("nan"), "expected a finite number."),
+        ("thresholds", [0.1, float("inf")], "expected a finite number."),
+        ("seeds", [0], "expected two or more whole numbers from 0 on, each once"),
+        ("seeds", [0, 0], "expected two or more whole numbers from 0 on, each once"),
+        ("seeds", [-1, 0], "expected two or more whole numbers from 0 on, each once"),
+        ("jobs", 0, "expected 1 or more, or -1 for one a core."),
     ],
 )
 def test_wrong_values_are_refused_in_one_line(name: str, given: Any, said: str) -> None:
@@ -136,3 +144,26 @@ def test_benchmarks_of_the_device_drawn_come_first(tmp_path, monkeypatch) -> Non
     assert list(found) == ["nvidia-h200", "cpu"] and found["cpu"] == {"from": "step-cpu"}
     with pytest.raises(ValueError, match="no record of device 'nvidia-h200'; there are: cpu"):
         chapter.benchmarks("train", "nvidia-h200")
+
+
+def test_notebook_shows_one_line_and_no_frames() -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    shell = InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            shell.run_cell("from riembn.pages import chapter\njobs: int = 0\nchapter.check(globals())")
+    finally:
+        InteractiveShell.clear_instance()
+    assert "parameter 'jobs' = 0: expected 1 or more" in shown.stdout
+    assert "Traceback" not in shown.stdout and "chapter.py" not in shown.stdout
+
+
+def test_package_of_another_clone_is_refused(tmp_path, monkeypatch) -> None:
+    for folder in ("book", "riembn"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "_toc.yml").touch()
+    monkeypatch.chdir(tmp_path / "book")
+    with pytest.raises(ValueError, match="but the kernel imports riembn from"):
+        chapter.check(notebook())

@@ -216,6 +216,38 @@ class Study:
             frames.append(tidy(iter([record])).assign(**{CELL: place // len(self.seeds)}))
         return pandas.concat(frames, ignore_index=True)
 
+    def missing(self, store: Store | str | Path) -> list[RunConfig]:
+        """The runs without a record, of which a page says that they are still to be made; of tuned cells the tuning."""
+        store = Store(store) if not isinstance(store, Store) else store
+        wanted = [config for config in self.tuning() if store.get(config) is None]
+        return wanted or [config for config in self.configs(store) if store.get(config) is None]
+
+    def ends(self, frame: pandas.DataFrame, diverged: Mapping[str, float] | None = None) -> pandas.DataFrame:
+        """One row a run: its last epoch, and what is read off the epochs before.
+
+        Args:
+            frame: What `run` returned.
+            diverged: What a diverged run counts as, ``{"test_error": 90.0}``; None refuses one.
+
+        Returns:
+            The last epoch's columns, and ``early_error``, ``early_loss`` (training error and clean training loss in the
+            last epoch before the rate first drops), ``early_angle``, ``early_clipped``, ``early_gradient`` (means over
+            the epochs before it), ``rise`` (largest rise of the test error from one epoch to the next, points).
+        """
+        ends = stats.at_end(frame, diverged=dict(diverged) if diverged else None)
+        early = frame[frame["current_lr"] == frame["lr"]].groupby("digest")
+        last, mean = early.last(), early[["angle", "clipped", "gradient_norm"]].mean()
+        rise = frame.groupby("digest")["test_error"].agg(lambda error: max(error.diff().max(), 0.0))
+        read_off = {
+            "early_error": last["train_error"],
+            "early_loss": last["clean_loss"],
+            "early_angle": mean["angle"],
+            "early_clipped": mean["clipped"],
+            "early_gradient": mean["gradient_norm"],
+            "rise": rise,
+        }
+        return ends.assign(**{name: ends["digest"].map(values) for name, values in read_off.items()})
+
     @property
     def by(self) -> str:
         """The field in which a comparison's two sides differ: the baseline's, or the first that varies."""
@@ -241,9 +273,7 @@ class Study:
             diverged: What a diverged run counts as.
             options: As for `stats.compare`: ``asked``, ``less_is_better``, ``margin``.
         """
-        runs = frame[frame["epoch"] == epoch] if epoch is not None else stats.at_end(
-            frame, diverged=dict(diverged) if diverged else None
-        )
+        runs = self.ends(frame, diverged) if epoch is None else frame[frame["epoch"] == epoch]
         within = [name for name in ("method", *self.vary) if name != self.by]
         within = [name for name in within if runs[name].nunique(dropna=False) > 1]
         baseline = _in_frame(self.by, self.baseline.get(self.by, getattr(self.base, self.by)))

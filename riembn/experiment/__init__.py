@@ -2,6 +2,7 @@
 
 from .config import RunConfig as RunConfig
 from .grid import grid as grid
+from .presets import method_settings as method_settings
 from .presets import preset as preset
 from .record import Record as Record
 from .store import Store as Store

@@ -1,4 +1,4 @@
-"""Which values did a chapter of the book receive, and which records is it drawn from?
+"""The parameters that a chapter of the book received, and the records that it is drawn from.
 
 A chapter declares its parameters once, as annotated assignments in the cell tagged ``parameters``::
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import builtins
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -41,22 +42,69 @@ def check(namespace: dict[str, Any], **choices: Iterable[Any]) -> None:
         choices: The accepted values of a parameter, by its name; of each entry, if the parameter is a list.
             ``profile`` is always one of smoke, laptop, paper.
 
+    Numbers have to be finite. ``seeds`` are two or more, each once, since one seed has no interval; ``jobs`` is 1 or
+    more, or -1 for one a core.
+
     Raises:
-        ValueError: Which parameter, what was given, what is accepted. Nothing in ``namespace`` is changed.
+        ParameterError: Which parameter, what was given, what is accepted. Nothing in ``namespace`` is changed. In a
+            notebook it is shown as that one line.
     """
-    __tracebackhide__ = True  # IPython then prints the error without the frames of this module
+    _show_in_one_line()
+    _refuse_another_clone()
     declared = {name: _type(hint) for name, hint in namespace.get("__annotations__", {}).items()}
     unknown = [name for name in _injected(namespace) if name not in declared]
     if unknown:
-        raise ValueError(f"unknown parameter {unknown[0]!r}: this chapter accepts {', '.join(declared)}.")
+        raise ParameterError(f"unknown parameter {unknown[0]!r}: this chapter accepts {', '.join(declared)}.")
     allowed: dict[str, Iterable[Any]] = {"profile": PROFILES, **choices}
     accepted = {}
     for name, hint in declared.items():
         try:
             accepted[name] = _accept(namespace[name], hint, tuple(allowed.get(name, ())))
+            _check_counts(name, accepted[name])
         except ValueError as reason:
-            raise ValueError(f"parameter {name!r} = {namespace[name]!r}: {reason}.") from None
+            raise ParameterError(f"parameter {name!r} = {namespace[name]!r}: {reason}.") from None
     namespace.update(accepted)
+
+
+class ParameterError(ValueError):
+    """A parameter of a chapter that is not accepted."""
+
+
+def _check_counts(name: str, value: Any) -> None:
+    """What seeds and jobs have to be beyond their type."""
+    if name == "seeds" and (len(value) < 2 or len(set(value)) < len(value) or min(value) < 0):
+        raise ValueError("expected two or more whole numbers from 0 on, each once: one seed has no interval")
+    if name == "jobs" and (value == 0 or value < -1):
+        raise ValueError("expected 1 or more, or -1 for one a core")
+
+
+def _show_in_one_line() -> None:
+    """Let a notebook show a `ParameterError` without the frames that raised it."""
+    from IPython.core.getipython import get_ipython
+
+    if (shell := get_ipython()) is None:
+        return
+
+    def show(shell: Any, kind: type, error: Exception, frames: Any, tb_offset: Any = None) -> list[str]:
+        told = [f"{kind.__name__}: {error}"]
+        shell._showtraceback(kind, error, told)
+        return told
+
+    shell.set_custom_exc((ParameterError,), show)
+
+
+def _refuse_another_clone() -> None:
+    """A page says which commit it was made from: the package has to be that of the repository it stands in."""
+    own = Path(__file__).resolve().parents[2]
+    try:
+        root = repository("check").resolve()
+    except ValueError:
+        return  # a notebook elsewhere, with the package installed
+    if (root / "riembn").is_dir() and root != own:
+        raise ParameterError(
+            f"this chapter stands in {root}, but the kernel imports riembn from {own}; start it from {root}/.venv, or "
+            f"with PYTHONPATH={root}."
+        )
 
 
 def records(profile: str) -> Path:
@@ -120,13 +168,19 @@ def used(frame: pandas.DataFrame) -> None:
     display({RUNS: told, "text/plain": f"Drawn from {len(runs)} runs, seeds {seeds}."}, raw=True)
 
 
-def _in_repository(caller: str, name: str) -> Path:
-    """A folder of the repository, relative where the working folder is the repository's root."""
+def repository(caller: str) -> Path:
+    """The root of the repository that the working folder lies in."""
     here = Path.cwd()
     for root in (here, *here.parents):
         if (root / "_toc.yml").is_file() and (root / "book").is_dir():
-            return Path(name) if root == here else root / name
-    raise ValueError(f"{caller}: {here} is not inside the repository; run the chapter from its root.")
+            return root
+    raise ValueError(f"{caller}: {here} is not inside the repository; run it from its root.")
+
+
+def _in_repository(caller: str, name: str) -> Path:
+    """A folder of the repository, relative where the working folder is the repository's root."""
+    root = repository(caller)
+    return Path(name) if root == Path.cwd() else root / name
 
 
 def _injected(namespace: dict[str, Any]) -> list[str]:
@@ -160,6 +214,8 @@ def _accept(value: Any, hint: Any, choices: tuple[Any, ...]) -> Any:
         return [_accept(entry, inside[0] if inside else type(entry), choices) for entry in value]
     if hint is float and type(value) is int:
         value = float(value)
+    if hint is float and type(value) is float and not math.isfinite(value):
+        raise ValueError("expected a finite number")
     # `type() is`, because True is an int to isinstance and never meant as one here
     if type(value) is not hint:
         raise ValueError(f"expected {_name(hint)}, got {_name(type(value))}")

@@ -1,0 +1,99 @@
+"""A study runs what it says, tunes on held-out images only, and compares each cell with its baseline."""
+
+import pytest
+
+import riembn
+from riembn.evidence import Study
+from riembn.evidence.designs import DESIGNS
+
+SMALL = {"width": 0.06, "train_size": 128, "epochs": 2, "drops": (1,)}
+BASE = riembn.preset("vgg-11/digits/sgd-g", **SMALL)
+
+
+def test_cells_are_all_combinations_and_seeds_repeat_them():
+    study = Study(BASE, vary={"alpha": [0.0, 0.1], "grad_clip": [0.1, None]}, baseline={"alpha": 0.0}, seeds=[0, 1])
+    assert len(study.cells) == 4 and len(study.configs()) == 8
+    assert [c.seed for c in study.configs()] == [0, 1] * 4
+    assert {(c.alpha, c.grad_clip) for c in study.configs()} == {(a, v) for a in (0.0, 0.1) for v in (0.1, None)}
+
+
+def test_study_runs_compares_and_decides(tmp_path):
+    study = Study(BASE, vary={"lr": [0.2, 1e-6]}, baseline={"lr": 0.2}, seeds=range(3))
+    assert len(study.missing(tmp_path)) == 6
+    frame = study.run(tmp_path, device="cpu")
+    assert study.missing(tmp_path) == [] and len(frame) == 12 and set(frame["cell"]) == {0, 1}
+    (row,) = study.compare(frame, "train_loss").to_dict("records")
+    assert row["lr"] == 1e-6 and row["difference"] > 0 and row["n"] == 3
+    assert study.verdict(frame, "train_loss", "worse") in ("supported", "undecided")
+    assert list(study.table(frame)["lr"]) == [0.2, 1e-6]
+    assert {"early_error", "rise", "early_angle"} <= set(study.ends(frame))
+    assert frame.equals(study.frame(tmp_path))
+
+
+def test_deleted_record_is_the_only_one_that_is_trained_again(tmp_path):
+    study = Study(BASE, vary={"alpha": [0.0, 0.1]}, baseline={"alpha": 0.0}, seeds=[0, 1])
+    study.run(tmp_path, device="cpu")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    lost = sorted(before)[1]
+    lost.unlink()
+    assert [c.name for c in study.missing(tmp_path)] == [lost.stem]
+    study.run(tmp_path, device="cpu")
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert {path for path in again if again[path] != before[path]} == {lost}
+
+
+def test_tuning_looks_at_held_out_images_alone_and_chooses_the_best(tmp_path):
+    tries = {"sgd": {"lr": [0.1, 1e-6]}, "sgd-g": [{"lr": 0.2}, {"lr": 1e-6}]}
+    study = Study(
+        BASE, methods=["sgd", "sgd-g"], baseline="sgd", seeds=[0, 1], tune=tries, holdout=256, tune_seeds=[7]
+    )
+    assert len(study.tuning()) == 4
+    assert all(c.holdout == 256 and c.seed == 7 for c in study.tuning())
+    with pytest.raises(ValueError, match="what was tuned is in a store"):
+        study.configs()
+    with pytest.raises(FileNotFoundError, match="call run first"):
+        study.configs(tmp_path)
+    frame = study.run(tmp_path, device="cpu")
+    for config in study.tuning():
+        record = riembn.Store(tmp_path).get(config)
+        assert record.columns["test_error"] == [None, None] and record.predictions is None
+        assert record.columns["validation_error"][0] is None and record.columns["validation_error"][1] is not None
+    table = study.tuned(tmp_path)
+    best = table[table["best"]].set_index("method")["lr"].to_dict()
+    for method, runs in table.groupby("method"):
+        assert runs.loc[runs["best"], "validation_error"].item() == runs["validation_error"].min()
+        assert {c.lr for c in study.configs(tmp_path) if c.method == method} == {best[method]}
+    assert (frame["holdout"] == 0).all() and frame["test_error"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": [0]}, "seeds=\\[0\\] is not accepted; give two or more"),
+        ({"seeds": [0, 0]}, "give two or more, each once"),
+        ({"baseline": {"alpha": 0.5}}, "baseline alpha=0.5 is not among"),
+        ({"vary": {"alpha": [0.1, 0.1]}}, "give values, each once"),
+        ({"vary": {"alpha": [0.0, 0.1]}, "methods": ["psi-sgd"]}, "alpha=0.1 does not act on method='psi-sgd'"),
+        ({"tune": {"*": {"lr": [0.1, 0.2]}}, "seeds": [100, 1]}, "overlap the tuning seeds"),
+    ],
+)
+def test_study_that_cannot_be_is_refused_in_one_line(change, message):
+    given = {"vary": {"alpha": [0.0, 0.1]}, "baseline": {"alpha": 0.0}, "seeds": [0, 1], **change}
+    with pytest.raises(ValueError, match=message) as caught:
+        Study(BASE, **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_field_is_refused():
+    with pytest.raises(TypeError, match="Study: no field learning_rate"):
+        Study(BASE, vary={"learning_rate": [1, 2]})
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_designs_give_every_method_as_many_tries(name):
+    for study in DESIGNS[name]():
+        assert len(study.configs() if not study.tuning() else study.seeds) >= 2
+        tries = {len(study._tries(cell)) for cell in study.cells}
+        assert len(tries) == 1
+        assert not set(study.seeds) & set(study.tune_seeds)
+        assert all(config.holdout == 5000 for config in study.tuning())

@@ -1,0 +1,193 @@
+"""A study on a page: its design, its figure, its comparisons, and its verdict in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from riembn.evidence import Study, stats
+from riembn.pages import chapter
+from riembn.pages.draw import dots, figure, legend
+from riembn.pages.page import show, table
+from riembn.pages.palette import look
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ablation", "comparisons", "design", "verdict"]
+
+MEASURES = {
+    "test_error": "test error, %",
+    "validation_error": "validation error, %",
+    "train_error": "training error, %",
+    "train_loss": "training loss, augmented",
+    "clean_loss": "training loss",
+    "test_loss": "test loss",
+    "early_error": "early error, %",
+    "early_loss": "early training loss",
+    "early_angle": "early angle a step, radians",
+    "rise": "largest rise, points",
+    "angle": "angle a step, radians",
+    "angle_rms": "angle a step, rms, radians",
+    "cosine": "cosine of two rows, rms",
+    "weight_norm": "length of a row",
+}
+"""Columns of a record as the axes of a figure name them."""
+
+FIELDS = {"grad_clip": "clipping threshold ν", "alpha": "α of L^O", "lr": "learning rate", "lengths": "lengths"}
+"""Fields of a configuration as the axes of a figure name them."""
+
+
+def value_text(value: Any) -> str:
+    """A field's value as a reader knows it: none for no bound."""
+    if value is None or (isinstance(value, float) and math.isinf(value)):
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def design(study: Study, frame: pd.DataFrame) -> None:
+    """A table of what was run: values, seeds, runs, hours of training."""
+    import pandas
+
+    rows = []
+    for method, runs in frame.groupby("method", sort=False):
+        row: dict[str, Any] = {"method": look(str(method)).label}
+        for name in study.vary:
+            row[FIELDS.get(name, name)] = ", ".join(value_text(v) for v in dict.fromkeys(runs[name]))
+        row["rates"] = ", ".join(f"{rate:g}" for rate in sorted(set(runs["lr"])))
+        row["seeds"] = runs["seed"].nunique()
+        row["runs"] = runs["digest"].nunique()
+        row["hours, one core"] = runs["seconds"].sum() / 3600
+        rows.append(row)
+    one = study.base
+    images = f"{one.train_size:,} images of {one.dataset}" if one.train_size else one.dataset
+    how = f"tuned on {study.holdout:,} held-out images" if study.tuning() else "at preset rates"
+    table(
+        pandas.DataFrame(rows),
+        caption=f"What was run: {one.network} × {one.width:g}, {images}, {one.epochs} epochs, {how}.",
+        formats={"hours, one core": "{:.2f}"},
+    )
+    chapter.used(frame)
+
+
+def ablation(
+    study: Study,
+    frame: pd.DataFrame,
+    values: Sequence[str] = ("test_error",),
+    *,
+    name: str | None = None,
+    caption: str | None = None,
+    ends: pd.DataFrame | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """The figure of a study: each value against what varies, a panel a value, a color a method.
+
+    Args:
+        study: What was asked.
+        frame: What ``study.run`` returned.
+        values: Columns to show.
+        name: Anchor of the figure; otherwise that of the first varied field.
+        caption: Otherwise one drawn from the study.
+        ends: One row a run with the values; otherwise the last epoch of each.
+        labels: Names of columns that are not a record's.
+    """
+    ends = study.ends(frame) if ends is None else ends
+    labels = {**MEASURES, **(labels or {})}
+    varied = next((n for n in study.vary), "method")
+    methods = list(dict.fromkeys(ends["method"]))
+    order = list(dict.fromkeys(ends[varied])) if varied == "method" else sorted(
+        set(ends[varied]), key=lambda v: (isinstance(v, str), v)
+    )
+    fig, axes = figure(1, len(values), height=3.6)
+    for ax, value in zip(np.ravel(axes), values, strict=True):
+        for place, method in enumerate(methods):
+            runs = ends[ends["method"] == method]
+            found = stats.summarize(runs, by=varied, value=value, statistic="mean")
+            shift = 0 if varied == "method" else 0.16 * (place - (len(methods) - 1) / 2)
+            x = [order.index(v) + shift for v in found[varied]]
+            each = [list(runs.loc[runs[varied] == v, value]) for v in found[varied]]
+            dots(ax, x, found["mean"], found["low"], found["high"], method, runs=each, index=place)
+        ticks = [look(v).label if varied == "method" else value_text(v) for v in order]
+        ax.set(xticks=range(len(order)), xticklabels=ticks, title=labels.get(value, value))
+        ax.set(xlabel="" if varied == "method" else FIELDS.get(varied, varied))
+    if varied != "method":
+        legend(np.ravel(axes)[0])
+    shown = " and ".join(labels.get(value, value) for value in values)
+    what = "method" if varied == "method" else FIELDS.get(varied, varied)
+    n = len(study.seeds)
+    show(
+        fig,
+        name=name or varied,
+        caption=caption
+        or f"{shown.capitalize()} by {what}. Filled: mean over {n} seeds, 95 % interval (Student). Open: single runs.",
+        alt=f"{shown.capitalize()} by {what}, for {', '.join(look(m).label for m in methods)}. "
+        "The table of comparisons has the numbers.",
+    )
+
+
+def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name: str | None = None) -> None:
+    """The table of comparisons that a verdict is drawn from, as `Study.compare` gives it."""
+    import pandas
+
+    shown = pandas.DataFrame()
+    for column in found.columns[: list(found.columns).index("n")]:
+        values = found[column].map(lambda v, c=column: look(v).label if c == "method" else value_text(v))
+        shown[FIELDS.get(column, column)] = values
+    shown["n"] = found["n"]
+    shown[f"difference, {unit}"] = [
+        f"{r['difference']:+.3g} ({r['low']:+.3g} to {r['high']:+.3g})" for _, r in found.iterrows()
+    ]
+    shown["p, Holm"] = found["p_holm"]
+    shown["detectable"] = found["detectable"]
+    shown["verdict"] = found["verdict"]
+    table(
+        shown,
+        caption=f"{baseline_text(study)} subtracted, seed by seed: mean difference with its 95 % interval; p-value "
+        "after Holm's correction; smallest true difference that 80 % of such designs find.",
+        formats={"p, Holm": "{:.2g}", "detectable": "{:.2g}"},
+        name=name,
+    )
+
+
+def baseline_text(study: Study) -> str:
+    """The baseline of a study as a reader knows it."""
+    value = study.baseline.get(study.by, getattr(study.base, study.by))
+    return look(value).label if study.by == "method" else f"{FIELDS.get(study.by, study.by)} = {value_text(value)}"
+
+
+def verdict(
+    found: pd.DataFrame, study: Study, *, claimed: str = "better", what: str = "test error", unit: str = "points"
+) -> str:
+    """Put the verdict on the page in words, drawn from the table of comparisons; returns it.
+
+    Args:
+        found: What `Study.compare` returned.
+        study: Its study.
+        claimed: What the claim says of the cells that are compared with the baseline: better, worse, equivalent.
+        what: What was compared.
+        unit: Its unit.
+    """
+    from IPython.display import Markdown, display
+
+    said = stats.decide(found["verdict"], claimed)
+    asked = found[found["verdict"] != "not asked"]
+    at = "tuned alike on held-out images" if study.tuning() else "at preset rates"
+    lines = [f"**Verdict, {at}: {said}.** The claim is that each is {claimed} than {baseline_text(study)} in {what}."]
+    for _, row in asked.iterrows():
+        cell = ", ".join(
+            look(row[c]).label if c == "method" else f"{FIELDS.get(c, c)} {value_text(row[c])}"
+            for c in found.columns[: list(found.columns).index("n")]
+        )
+        lines.append(
+            f"- {cell}: {row['difference']:+.2g} {unit} ({row['low']:+.2g} to {row['high']:+.2g}), "
+            f"n = {row['n']}, p = {row['p_holm']:.2g} after Holm's correction for {len(asked)}: {row['verdict']}. "
+            f"This design finds a true difference of {row['detectable']:.2g} in 80 % of cases."
+        )
+    lines.append(
+        "Intervals are over seeds (initial weights, order, augmentation); the images are the same in every run."
+    )
+    display(Markdown("\n".join(lines)))
+    return said

@@ -1,0 +1,215 @@
+"""A new chapter: an ablation of some fields as a notebook that runs as it is, listed in the table of contents."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from riembn.experiment import preset
+from riembn.experiment.config import FIELDS, acts
+from riembn.experiment.files import write_whole
+
+__all__ = ["copied_chapter", "new_chapter"]
+
+FIRST, LAST = 19, 99  # numbers of chapters that are a fork's own
+
+QUESTION = """# {title}
+
+What does {field} do? This page varies it and compares, seed by seed.
+
+**The claim.** Say here, in one sentence, what you expect, and where it is said: **{field} other than {baseline} ends
+with a lower test error.**"""
+
+DESIGN = """## The design
+
+`vary` is what differs; all else is held. Each value is run with the same seeds, and compared with
+`{field} = {baseline}`. Records that are there are read, the others are trained."""
+
+SEE = """## What the runs say
+
+Filled marks are means over seeds, open ones single runs."""
+
+VERDICT = """## The verdict
+
+It is decided by one rule for the whole book: Student's interval of the paired differences, and Holm's correction for
+all comparisons of the table."""
+
+END = """## What to take away
+
+Say in two or three sentences what a reader should keep.
+
+## What is not shown
+
+- One network, one data set, short runs.
+- Rates were not tuned for each value. A study tunes them with `tune=`; see [](18-fork).
+
+Run it again with other values:
+
+```bash
+papermill book/{name}.ipynb out.ipynb -p profile smoke -p values "{values}"
+```"""
+
+
+def new_chapter(
+    name: str,
+    vary: Mapping[str, Sequence[Any]],
+    *,
+    root: Path,
+    start: str = "vgg-13/cifar10/sgd-g",
+    plugin: str | Path | None = None,
+) -> Path:
+    """Write a chapter that varies a field, and its line in ``_toc.yml``.
+
+    Args:
+        name: Lower-case words with hyphens, ``momentum``; its number is the next that is free, from 19 on.
+        vary: One field of `riembn.RunConfig`, or ``method``, and its values; the first is the baseline.
+        root: The repository.
+        start: The preset that it starts from.
+        plugin: A file whose additions it uses, relative to ``root``; see `riembn.additions.load_plugin`.
+
+    Returns:
+        The notebook.
+
+    Raises:
+        ValueError: If the name or the field is not accepted, or a chapter of that name is there.
+    """
+    if len(vary) != 1:
+        raise ValueError(f"new-chapter: vary={dict(vary)!r} is not accepted; give one field and its values.")
+    ((field, values),) = vary.items()
+    if field not in FIELDS or len(values) < 2:
+        raise ValueError(f"new-chapter: give a field of {', '.join(FIELDS)}, and two values or more.")
+    config = preset(start)
+    if field != "method" and not acts(config, field):
+        raise ValueError(f"new-chapter: {field} does not act on {config.method}; give another --preset.")
+    plain = [config.replace(**{field: value}).as_dict()[field] for value in values]  # refuses what a run would
+    stem = _free_stem(name, root)
+    return _written(stem, _notebook(name, _cells(stem, field, plain, start, plugin)), root)
+
+
+def copied_chapter(name: str, source: str, *, root: Path) -> Path:
+    """Write a chapter that is another one under a new name, with labels, figures and cell ids of its own.
+
+    Args:
+        name: As for `new_chapter`.
+        source: The chapter to copy, ``09-clipping``.
+        root: The repository.
+
+    Returns:
+        The notebook.
+
+    Raises:
+        ValueError: If the name is not accepted or taken, or there is no such chapter.
+    """
+    origin = root / "book" / f"{source}.ipynb"
+    if not origin.is_file():
+        there = ", ".join(path.stem for path in sorted((root / "book").glob("[0-9][0-9]-*.ipynb")))
+        raise ValueError(f"new-chapter: there is no chapter {source!r}; there are {there}.")
+    stem = _free_stem(name, root)
+    old = source[3:]
+    notebook = json.loads(origin.read_text(encoding="utf-8"))
+    for place, cell in enumerate(notebook["cells"]):
+        text = "".join(cell["source"]).replace(source, stem)
+        # labels, glued names and figures of a chapter begin with its noun
+        text = re.sub(rf"(?<![\w/-]){re.escape(old)}-(?=[a-z0-9])", f"{name}-", text)
+        text = re.sub(rf'name="{re.escape(old)}"', f'name="{name}"', text)
+        cell["id"], cell["source"] = f"{name}-{place:02d}", text.splitlines(keepends=True)
+    return _written(stem, notebook, root)
+
+
+def _free_stem(name: str, root: Path) -> str:
+    """The next number and the name, if both can be had."""
+    if not re.fullmatch(r"[a-z][a-z-]*[a-z]", name):
+        raise ValueError(f"new-chapter: name {name!r} is not accepted; give lower-case words with hyphens: momentum.")
+    taken = {path.stem[3:]: path.stem[:2] for path in (root / "book").glob("[0-9][0-9]-*.ipynb")}
+    if name in taken:
+        raise ValueError(f"new-chapter: book/{taken[name]}-{name}.ipynb is there; choose another name.")
+    number = next(k for k in range(FIRST, LAST) if f"{k:02d}" not in taken.values())
+    return f"{number:02d}-{name}"
+
+
+def _written(stem: str, notebook: dict[str, Any], root: Path) -> Path:
+    path, toc = root / "book" / f"{stem}.ipynb", root / "_toc.yml"
+    write_whole(path, (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(toc, _listed(toc.read_text(encoding="utf-8"), stem).encode())
+    return path
+
+
+def _cells(
+    stem: str, field: str, values: list[Any], start: str, plugin: str | Path | None
+) -> list[tuple[str, str, list[str]]]:
+    """Kind, text and tags of each cell."""
+    kinds = {type(v) for v in values if v is not None}
+    kind = {float: "float", int: "int", bool: "bool"}.get(next(iter(kinds)), "str") if len(kinds) == 1 else "str"
+    optional = any(v is None for v in values)
+    hint = f"list[Optional[{kind}]]" if optional else f"list[{kind}]"
+    say = {
+        "title": stem[3:].replace("-", " ").capitalize(),
+        "field": field,
+        "baseline": repr(values[0]),
+        "name": stem,
+        "values": repr(values).replace('"', "'"),
+    }
+    imports = "from typing import Optional\n\n" if optional else ""
+    parameters = (
+        f'{imports}profile: str = "smoke"  # smoke (digits, a minute), laptop or paper (full size)\n'
+        f"values: {hint} = {values!r}  # of {field}; the first is the baseline\n"
+        "seeds: list[int] = [0, 1, 2]  # one run a seed and value\n"
+        "jobs: int = 2  # runs side by side, where records are missing"
+    )
+    load = f'load_plugin("{plugin}")\n' if plugin else ""
+    from_file = "from riembn.additions import load_plugin\n" if plugin else ""
+    checks = (
+        f"import riembn\nfrom riembn import pages\n{from_file}from riembn.pages import chapter\n\n"
+        f"chapter.check(globals())\n{load}"
+    ).rstrip()
+    base = f'riembn.preset("{start}", profile=profile)'
+    if field == "method":
+        study = f"study = riembn.Study(\n    {base},\n    methods=values, baseline=values[0], seeds=seeds,\n)"
+    else:
+        study = (
+            f'study = riembn.Study(\n    {base},\n    vary={{"{field}": values}}, baseline={{"{field}": values[0]}},'
+            "\n    seeds=seeds,\n)"
+        )
+    run = f"{study}\nframe = study.run(chapter.records(profile), n_jobs=jobs)\npages.design(study, frame)"
+    return [
+        ("markdown", QUESTION.format(**say), []),
+        ("code", parameters, ["parameters"]),
+        ("code", checks, ["hide-input"]),
+        ("markdown", DESIGN.format(**say), []),
+        ("code", run, []),
+        ("markdown", SEE.format(**say), []),
+        ("code", f'pages.ablation(study, frame, ["test_error", "train_loss"], name="{stem[3:]}")', ["hide-input"]),
+        ("markdown", "The differences behind the figure:", []),
+        ("code", "found = study.compare(frame)\npages.comparisons(found, study)", []),
+        ("markdown", VERDICT.format(**say), []),
+        ("code", "_ = pages.verdict(found, study)", []),
+        ("markdown", END.format(**say), []),
+    ]
+
+
+def _notebook(name: str, cells: list[tuple[str, str, list[str]]]) -> dict[str, Any]:
+    made = []
+    for place, (kind, text, tags) in enumerate(cells):
+        cell: dict[str, Any] = {
+            "cell_type": kind,
+            "id": f"{name}-{place:02d}",
+            "metadata": {"tags": tags} if tags else {},
+            "source": text.splitlines(keepends=True),
+        }
+        if kind == "code":
+            cell |= {"execution_count": None, "outputs": []}
+        made.append(dict(sorted(cell.items())))
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return {"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _listed(contents: str, stem: str) -> str:
+    """The table of contents with the chapter after the last one that has a number."""
+    lines = contents.splitlines(keepends=True)
+    last = max(place for place, line in enumerate(lines) if re.search(r"file: book/\d\d-", line))
+    indent = lines[last][: len(lines[last]) - len(lines[last].lstrip())]
+    return "".join([*lines[: last + 1], f"{indent}- file: book/{stem}\n", *lines[last + 1 :]])
