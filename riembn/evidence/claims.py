@@ -161,7 +161,17 @@ def _hear(
                 notes.append(found)
             else:
                 comparisons.append(found)
-    return comparisons, list(dict.fromkeys(notes))
+    return comparisons, _merged(notes)
+
+
+def _merged(notes: Sequence[str]) -> list[str]:
+    """One note a reason."""
+    reasons: dict[str, list[str]] = {}
+    for note in dict.fromkeys(notes):
+        where, _, reason = note.rpartition(": ")
+        reasons.setdefault(reason, []).append(where)
+    more = {reason: f" (and {len(where) - 1} more)" if len(where) > 1 else "" for reason, where in reasons.items()}
+    return [f"{where[0]}{more[reason]}: {reason}" for reason, where in reasons.items()]
 
 
 def _decides(one: Comparison, all_of_claim: Sequence[Comparison]) -> bool:

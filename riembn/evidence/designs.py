@@ -59,10 +59,16 @@ def ends() -> list[Study]:
 
 
 def ends_without_decay() -> list[Study]:
-    """Block A, without decay (P3): SGD that has none, with as many tries, beside PSI-SGD."""
+    """Block A, without any decay (P3): SGD beside PSI-SGD, with as many tries."""
     rates = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.6)
     return [
-        Study(cell(weight_decay=0.0), seeds=SEEDS, tune={"sgd": {"lr": rates}}),
+        Study(
+            cell(weight_decay=0.0),
+            methods=("sgd", "psi-sgd"),
+            baseline="sgd",
+            seeds=SEEDS,
+            tune={"sgd": {"lr": rates}, "psi-sgd": _TRIES["psi-sgd"]},
+        ),
     ]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .readings import angle_at_drop
-from .settings import NAMES, OF_METHOD, TUNED_FIELDS, curves
+from .settings import NAMES, OF_METHOD, curves
 
 if TYPE_CHECKING:
     import pandas
@@ -56,6 +56,7 @@ _CHOICES = (
 
 def against_sgd(runs: pandas.DataFrame, method: str) -> Iterator[Pair]:
     """Curves of a method with curves of SGD whose settings were chosen alike."""
+    runs = runs[runs["whole"]]
     for mine, of_sgd, at, rank in _CHOICES:
         baselines = curves(runs[runs[of_sgd] > 0], "sgd")
         for first in curves(runs[runs[mine] > 0], method) if baselines else ():
@@ -74,9 +75,9 @@ def ablations(
         for second in (curve for curve in mine if curve[field].iloc[0] == without):
             method = NAMES[first["method"].iloc[0]]
             what = f"{symbol} = {used:g} minus {_none(symbol, without)}"
-            if _are_tuned(first, second) and _alike(first, second, but=(field, *TUNED_FIELDS)):
+            if _are_tuned(first, second, by="rate_tries") and _alike(first, second, but=(field, "lr")):
                 label = f"{method}, {what}, {rate(first)} and {rate(second)}"
-                yield Pair(label, _how_tuned(first, second), first, second, TUNED, method)
+                yield Pair(label, _how_tuned(first, second, by="rate_tries"), first, second, TUNED, method)
             elif _alike(first, second, but=(field,)):
                 at, rank = _chosen(first, mine, field, used)
                 yield Pair(f"{method} {rate(first)}, {what}", at, first, second, rank, method)
@@ -86,7 +87,7 @@ def neighbors(
     mine: Sequence[pandas.DataFrame], field: str, used: float, without: float, symbol: str
 ) -> Iterator[Pair]:
     """Runs at the value used and its tuned rate, with runs at other values and else the same settings."""
-    for first in (curve for curve in mine if curve[field].iloc[0] == used and _are_tuned(curve)):
+    for first in (curve for curve in mine if curve[field].iloc[0] == used and _are_tuned(curve, by="rate_tries")):
         for second in mine:
             value = second[field].iloc[0]
             if value not in (used, without) and _alike(first, second, but=(field,)):
@@ -96,11 +97,11 @@ def neighbors(
 
 def _chosen(curve: pandas.DataFrame, mine: Sequence[pandas.DataFrame], field: str, used: float) -> tuple[str, int]:
     """How the rate of two curves with the same settings was chosen."""
-    if _are_tuned(curve):
+    if _are_tuned(curve, by="rate_tries"):
         return "at the rate tuned for the first", PRESET
     for tuned in mine:
         one = tuned.iloc[0]
-        if one["tries"] and one[field] == used and _alike(curve, tuned, but=("lr",)):
+        if one["rate_tries"] and one[field] == used and _alike(curve, tuned, but=("lr",)):
             ratio = curve["lr"].iloc[0] / one["lr"]
             # Stability is asked at a rate that is set too high: four times the best one.
             return f"at {ratio:g} × the tuned rate", TUNED if math.isclose(ratio, 4) else PRESET
@@ -108,17 +109,21 @@ def _chosen(curve: pandas.DataFrame, mine: Sequence[pandas.DataFrame], field: st
 
 
 def matched(runs: pandas.DataFrame, method: str, sgd: Sequence[pandas.DataFrame]) -> Iterator[Pair]:
-    """Curves of a method with curves of SGD that turn by the same angle when the rate first drops, or are preset."""
+    """Curves of a method with curves of SGD that turn by the same angle when the rate first drops, if there are."""
     for first in curves(runs, method):
         for second in sgd:
             ratio = angle_at_drop(first) / angle_at_drop(second)
-            label = f"{NAMES[method]} {rate(first)} minus SGD {rate(second)}"
+            one = first.iloc[0]
+            parts = "" if one["whole"] else f" with ν = {one['grad_clip']:g}, α = {one['alpha']:g}"
+            label = f"{NAMES[method]}{parts} {rate(first)} minus SGD {rate(second)}"
             if abs(ratio - 1) <= MATCHED:
                 yield Pair(label, "at matched angles", first, second, TUNED + 1)
             elif _are_tuned(first, second):
                 yield Pair(label, _how_tuned(first, second), first, second, TUNED)
             elif first["preset"].iloc[0] and second["preset"].iloc[0]:
                 yield Pair(label, "at preset rates", first, second, PRESET)
+            elif ratio == ratio and not one["rate_tries"]:  # a tuned ablation is about something else
+                yield Pair(label, f"at angles {ratio:.2g} times SGD's", first, second, OWN)
 
 
 def controls(runs: pandas.DataFrame, field: str, value: str, what: str, rank: int) -> list[Pair]:
@@ -155,13 +160,13 @@ def _none(symbol: str, value: float) -> str:
     return f"{symbol} = 0" if value == 0 else "no bound"
 
 
-def _are_tuned(*several: pandas.DataFrame) -> bool:
-    return all(curve["tries"].iloc[0] for curve in several)
+def _are_tuned(*several: pandas.DataFrame, by: str = "tries") -> bool:
+    return all(curve[by].iloc[0] for curve in several)
 
 
-def _how_tuned(first: pandas.DataFrame, second: pandas.DataFrame) -> str:
+def _how_tuned(first: pandas.DataFrame, second: pandas.DataFrame, by: str = "tries") -> str:
     """What a reader should know of two tuned curves: the effort for each, and whether it may have been too little."""
-    tries = [int(curve["tries"].iloc[0]) for curve in (first, second)]
+    tries = [int(curve[by].iloc[0]) for curve in (first, second)]
     effort = f"{tries[0]} tries each" if tries[0] == tries[1] else f"{tries[0]} tries against {tries[1]}"
     at_edge = any(curve["at_edge"].iloc[0] for curve in (first, second))
     return f"tuned, {effort}" + (", the best at the edge of its grid" if at_edge else "")

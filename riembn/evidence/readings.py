@@ -90,9 +90,9 @@ def change_in_stage(stage: int) -> Callable[[pandas.DataFrame], pandas.Series]:
 def told_apart(plain: pandas.DataFrame, *others: pandas.DataFrame) -> list[tuple[float, ...]]:
     """Percent of the test images whose class two runs of a seed do not agree on, for each of the others."""
     if "predictions" not in plain.columns:
-        raise Untested("the predictions are not in this table")
+        raise Untested("no predictions were recorded")
     read = [at_end(curve).set_index("seed")["predictions"] for curve in (plain, *others)]
-    seeds = sorted(set.intersection(*(set(found.dropna().index) for found in read)))
+    seeds = sorted(set.intersection(*(set(found[found != ""].dropna().index) for found in read)))
     if len(seeds) < 2:
         raise Untested(f"{len(seeds)} seed(s) in common; two are needed")
 

@@ -33,7 +33,6 @@ OF_METHOD = (
 )  # fmt: skip
 _OF_RUN = ("seed", "evaluate_at")  # what leaves a run's settings as they are
 _CELL = [*(name for name in FIELDS if name not in (*OF_METHOD, *_OF_RUN)), "decays"]
-_GRID = [*(name for name in FIELDS if name not in (*TUNED_FIELDS, *_OF_RUN, "holdout")), "decays"]
 _SCHEDULE = ("epochs", "drops", "drop_factor")
 _NAMED = ["network", "width", "dataset", "train_size", "epochs"]
 # Fields and columns that frames of older records lack, and what they would hold.
@@ -41,6 +40,7 @@ _LATER: dict[str, Any] = {
     "holdout": 0, "nesterov": True, "schedule": "steps", **_CONTROLS,
     "angle_rms": math.nan, "clean_loss": math.nan, "validation_error": math.nan,
 }  # fmt: skip
+_PARTS = {"grad_clip", "alpha", "beta2"}
 _DECAYS = (0.0, 5e-4)
 _PSI = {(1.0, 0.0), (0.1, 0.9)}  # rate and momentum of Yi (2022), section 6.2 and supplement, table 3
 _OWN_PSI = (0.05, 0.9)  # this project's, from before those were known
@@ -52,8 +52,9 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     Runs of methods that no claim is about are left out, and so are those that tuned. Added are ``decays`` (whether
     there is weight decay), ``constant`` (whether the rate never changes), ``plain`` (no experiment on what a method
     rests on), ``curve`` (equal where runs differ in the seed alone), ``tries`` (how many settings the run's own were
-    the best of; 0 if it is not tuned), ``at_edge`` (of that grid), ``preset`` (by the method's source) and ``own`` (at
-    rates that this project once chose).
+    the best of; 0 if it is not tuned), ``rate_tries`` (how many rates its own was the best of, other settings being
+    the same), ``at_edge`` (its rate, of that grid), ``whole`` (with all that makes the method, as its source has it),
+    ``preset`` (at its source's rates too) and ``own`` (at rates that this project once chose).
     """
     if frame.empty:
         return frame
@@ -64,18 +65,18 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
         constant=(frame["drops"] == "") & (frame["schedule"] == "steps"),
         plain=(frame[list(_CONTROLS)] == list(_CONTROLS.values())).all(axis=1),
     )
-    frame = frame.assign(
-        curve=_spelled(frame, [*_CELL, *OF_METHOD]),
-        settings=_spelled(frame, TUNED_FIELDS),
-        grid=_spelled(frame, _GRID),
-    )
-    tuning = frame["seed"].isin(TUNING_SEEDS)
-    tuned = _tuned(frame[tuning & (frame["holdout"] > 0)], frame[~tuning])
-    runs = frame[~tuning]
+    frame = frame.assign(curve=_spelled(frame, [*_CELL, *OF_METHOD]))
+    # Two records may be one run, evaluated at other epochs.
+    frame = frame[frame["digest"] == frame.groupby(["curve", "seed"])["digest"].transform("first")]
+    is_tuning = frame["seed"].isin(TUNING_SEEDS)
+    tuning, runs = frame[is_tuning & (frame["holdout"] > 0)], frame[~is_tuning]
+    tuned, rate_tuned = _tuned(tuning, runs, TUNED_FIELDS), _tuned(tuning, runs, ["lr"])
     chosen = {curve: _chosen_by(run) for curve, run in _one_each(runs)}
     return runs.assign(
         tries=[tuned.get(curve, _UNTUNED).tries for curve in runs["curve"]],
-        at_edge=[tuned.get(curve, _UNTUNED).at_edge for curve in runs["curve"]],
+        rate_tries=[rate_tuned.get(curve, _UNTUNED).tries for curve in runs["curve"]],
+        at_edge=[(tuned | rate_tuned).get(curve, _UNTUNED).at_edge for curve in runs["curve"]],
+        whole=[chosen[curve] != "parts" for curve in runs["curve"]],
         preset=[chosen[curve] == "source" for curve in runs["curve"]],
         own=[chosen[curve] == "project" for curve in runs["curve"]],
     )
@@ -90,7 +91,7 @@ def cells(runs: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame]]:
         name = f"{one['network']} × {one['width']:g} on {one['dataset']}{size}, {one['epochs']} epochs"
         apart = [field for field in _CELL if field in named and _spelled(named, [field]).nunique() > 1]
         for _, alike in named.groupby("cell", sort=False):
-            yield ", ".join([name, *(f"{field}={alike[field].iloc[0]}" for field in apart)]), alike
+            yield ", ".join([name, *(_field(field, alike[field].iloc[0]) for field in apart)]), alike
 
 
 def curves(runs: pandas.DataFrame, method: str) -> list[pandas.DataFrame]:
@@ -110,24 +111,40 @@ class _Best(NamedTuple):
 _UNTUNED = _Best("", 0, False)
 
 
-def _tuned(tuning: pandas.DataFrame, confirming: pandas.DataFrame) -> dict[str, _Best]:
-    """The curves that have the best settings of their grid."""
-    found: dict[str, _Best] = {}
+def _field(name: str, value: Any) -> str:
+    if name == "decays":
+        return "with decay" if value else "without decay"
+    return f"{name}={'none' if value == '' else value}"
+
+
+def _tuned(
+    tuning: pandas.DataFrame, confirming: pandas.DataFrame, fields: Sequence[str]
+) -> dict[str, _Best]:
+    """The grid over some fields that each curve is the best of; `_UNTUNED` of one that is not the best."""
+    grid = [*(name for name in FIELDS if name not in (*fields, *_OF_RUN, "holdout")), "decays"]
     ends = tuning.groupby("digest").tail(1)
-    ends = ends.assign(score=ends["validation_error"].where(ends["status"] == "finished"))
-    found |= _matching(confirming[~confirming["constant"]], _best(ends))
-    shared = [name for name in _GRID if name not in _SCHEDULE]
+    scores = ends["validation_error"].where(~ends["constant"], ends["clean_loss"])
+    ends = ends.assign(score=scores.where(ends["status"] == "finished"))
+    found = _read(confirming, ends, grid, fields)
+    shared = [name for name in grid if name not in _SCHEDULE]
     for epochs, runs in confirming[confirming["constant"]].groupby("epochs"):
         reached = tuning[(tuning["epoch"] == epochs) & (tuning["current_lr"] == tuning["lr"])]
-        best = _best(reached.assign(score=reached["clean_loss"], grid=_spelled(reached, shared)))
-        found |= _matching(runs.assign(grid=_spelled(runs, shared)), best)
+        # A grid of its own comes first, whatever a longer one has reached.
+        found = _read(runs, reached.assign(score=reached["clean_loss"]), shared, fields) | found
     return found
 
 
-def _matching(runs: pandas.DataFrame, best: dict[str, _Best]) -> dict[str, _Best]:
-    """The curves whose settings are the best of their grid."""
-    of_curve = {curve: (run["settings"], best.get(run["grid"], _UNTUNED)) for curve, run in _one_each(runs)}
-    return {curve: grid for curve, (settings, grid) in of_curve.items() if grid.settings == settings}
+def _read(
+    runs: pandas.DataFrame, tries: pandas.DataFrame, grid: Sequence[str], fields: Sequence[str]
+) -> dict[str, _Best]:
+    """For each curve that has a grid what is best there, if these are its settings."""
+    best = _best(tries.assign(grid=_spelled(tries, grid), settings=_spelled(tries, fields)))
+    found = {}
+    for curve, run in _one_each(runs.assign(grid=_spelled(runs, grid), settings=_spelled(runs, fields))):
+        if run["grid"] in best:
+            mine = best[run["grid"]]
+            found[curve] = mine if mine.settings == run["settings"] else _UNTUNED
+    return found
 
 
 def _best(tries: pandas.DataFrame) -> dict[str, _Best]:
@@ -161,15 +178,20 @@ def _one_each(runs: pandas.DataFrame) -> Iterator[tuple[str, Any]]:
 
 
 def _chosen_by(run: Any) -> str:
-    """Who chose the settings of a run: the source of its method, this project, or nobody that is known."""
-    if run["weight_decay"] not in _DECAYS or not run["nesterov"] or not run["plain"]:
-        return ""
+    """Who chose the rates of a run: the ``source`` of its method, this ``project``, or ``nobody`` that is known.
+
+    ``parts`` if it is not the method that its source has: without clipping, say.
+    """
+    settings = method_settings(run["method"], run["dataset"])
+    if not run["nesterov"] or not run["plain"] or any(run[n] != settings[n] for n in _PARTS & settings.keys()):
+        return "parts"
+    if run["weight_decay"] not in _DECAYS:
+        return "nobody"
     if run["method"] == "psi-sgd":
         chosen = run["lr"], run["momentum"]
-        return "source" if chosen in _PSI else "project" if chosen == _OWN_PSI else ""
-    settings = method_settings(run["method"], run["dataset"])
+        return "source" if chosen in _PSI else "project" if chosen == _OWN_PSI else "nobody"
     acting = {name: value for name, value in settings.items() if (run["method"], name) != ("sgd", "rule")}
-    return "source" if all(run[name] == value for name, value in acting.items()) else ""
+    return "source" if all(run[name] == value for name, value in acting.items()) else "nobody"
 
 
 def _spelled(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.Series:

@@ -118,9 +118,9 @@ class Record:
     def frame(self) -> pandas.DataFrame:
         """One row an epoch: the configuration's fields, digest and status, then the columns.
 
-        Lists of epochs are text, with blanks between, and so are options. What does not apply is NaN;
-        ``grad_clip`` is infinite where a method clips nothing. A run that diverged in its first epoch has one
-        row, epoch 0, so that it is not forgotten.
+        Lists of epochs are text, with blanks between, and so are options and, in the last row, the predictions.
+        What does not apply is NaN; ``grad_clip`` is infinite where a method clips nothing. A run that diverged in
+        its first epoch has one row, epoch 0, so that it is not forgotten.
         """
         import pandas
 
@@ -141,6 +141,8 @@ class Record:
         said |= {"digest": self.digest, "status": self.status}
         for place, (name, value) in enumerate(said.items()):
             frame.insert(place, name, value)
+        frame["predictions"] = ""
+        frame.loc[len(frame) - 1, "predictions"] = " ".join(map(str, self.predictions or ()))
         return frame
 
     def to_json(self) -> str:
