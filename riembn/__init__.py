@@ -5,6 +5,7 @@ from . import evidence as evidence
 from . import geometry as geometry
 from . import models as models
 from . import optim as optim
+from .data import datasets as datasets
 from .evidence import Study as Study
 from .experiment import Record as Record
 from .experiment import RunConfig as RunConfig
@@ -16,6 +17,7 @@ from .invariance import split as split
 from .methods import Method as Method
 from .methods import build_optimizer as build_optimizer
 from .methods import methods as methods
+from .models import networks as networks
 from .optim import PSISGD as PSISGD
 from .optim import SGDG as SGDG
 from .optim import AdamG as AdamG

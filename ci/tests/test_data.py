@@ -19,8 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from riembn.data import Dataset, load
+import riembn
+from riembn.data import Dataset, Datasets, content_digest, datasets, folder_cache, image_folder, load
 from riembn.data.from_torchvision import import_torchvision
+from riembn.data.published import FASHION_MNIST
 
 PUBLISHED = Path(os.environ.get("RIEMBN_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
@@ -119,38 +121,70 @@ def test_fashion_mnist_has_the_files_own_bytes() -> None:
         assert part.images.is_contiguous()
 
 
-def write_fashion_mnist(root: Path, cut: int = 0) -> tuple[np.ndarray, bytes]:
+def write_fashion_mnist(root: Path, monkeypatch: pytest.MonkeyPatch, last: int = 1) -> Path:
+    """Five images a part; the package is told their md5."""
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    images, labels = pixels(5, 28, 28), bytes([0, 9, 3, 3, 1])
+    images, labels = pixels(5, 28, 28), bytes([0, 9, 3, 3, last])
     for stem in ("train", "t10k"):
         header = b"\0\0\x08\x03" + b"".join(size.to_bytes(4, "big") for size in (5, 28, 28))
-        content = images.tobytes()
-        (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + content[: len(content) - cut])
+        (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         (raw / f"{stem}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + (5).to_bytes(4, "big") + labels)
-    return images, labels
+    for file in FASHION_MNIST:
+        monkeypatch.setitem(FASHION_MNIST, file, md5(raw / file))
+    return raw
 
 
 def test_folder_is_the_argument_then_the_environment_then_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
 ) -> None:
     places = {"argument": tmp_path / "a", "environment": tmp_path / "e", "home": tmp_path / "h/.cache/riembn"}
-    for i, place in enumerate(places.values()):
-        write_fashion_mnist(place)
-        (place / "FashionMNIST/raw/t10k-labels-idx1-ubyte").write_bytes(
-            b"\0\0\x08\x01" + (5).to_bytes(4, "big") + bytes([i] * 5)
-        )
     monkeypatch.setenv("HOME", str(tmp_path / "h"))
     monkeypatch.setenv("RIEMBN_DATA", str(places["environment"]))
-    assert load("fashion-mnist", places["argument"])[1].labels.tolist() == [0] * 5
-    assert load("fashion-mnist")[1].labels.tolist() == [1] * 5
+    write_fashion_mnist(places["argument"], monkeypatch, last=0)
+    assert load("fashion-mnist", places["argument"])[1].labels[-1] == 0
+    write_fashion_mnist(places["environment"], monkeypatch, last=1)
+    assert load("fashion-mnist")[1].labels[-1] == 1
     monkeypatch.setenv("RIEMBN_DATA", "")
-    assert load("fashion-mnist")[1].labels.tolist() == [2] * 5
+    write_fashion_mnist(places["home"], monkeypatch, last=2)
+    assert load("fashion-mnist")[1].labels[-1] == 2
 
 
-def test_truncated_file_is_reported(tmp_path: Path, no_network: None) -> None:
-    write_fashion_mnist(tmp_path, cut=100)
-    with pytest.raises(FileNotFoundError, match="no usable files in .* FashionMNIST/raw/ with train-images"):
+def two_bytes_flipped(content: bytes) -> bytes:
+    return content[:-2] + bytes(255 - byte for byte in content[-2:])
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (two_bytes_flipped, "is damaged or another data set's"),
+        (lambda content: content[:-2], "is damaged or another data set's"),
+        (lambda content: b"", "is empty"),
+        (lambda content: b"<!DOCTYPE html><title>404</title>", "is a web page"),
+    ],
+)
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_damaged_file_is_named_and_not_trained_on(
+    damage: Callable[[bytes], bytes],
+    words: str,
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_network: None,
+) -> None:
+    raw = write_fashion_mnist(tmp_path, monkeypatch)
+    load("fashion-mnist", tmp_path)
+    (raw / file).write_bytes(damage((raw / file).read_bytes()))
+    with pytest.raises(ValueError, match=rf"{file} {words} \(md5 .*; remove it") as caught:
+        load("fashion-mnist", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_archive_is_named(tmp_path: Path, no_network: None) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz is a web page"):
         load("fashion-mnist", tmp_path)
 
 
@@ -237,11 +271,14 @@ def test_download_is_checked_and_unpacked(
     np.testing.assert_array_equal(train.images.numpy(), content["train_list"][0])
 
 
-def test_changed_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None) -> None:
+@pytest.mark.parametrize("file", ["cifar-10-batches-py/data_batch_3", "cifar-10-batches-py/batches.meta"])
+def test_changed_file_is_refused(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
+) -> None:
     write_cifar(tmp_path, "CIFAR10", monkeypatch)
-    with (tmp_path / "cifar-10-batches-py" / "data_batch_3").open("ab") as file:
-        file.write(b"x")
-    with pytest.raises(FileNotFoundError, match=r"load\('cifar10'\): no usable files"):
+    with (tmp_path / file).open("ab") as opened:
+        opened.write(b"x")
+    with pytest.raises(ValueError, match=rf"load\('cifar10'\): .*{file} is damaged"):
         load("cifar10", tmp_path)
 
 
@@ -272,6 +309,9 @@ def test_svhn_trains_on_train_and_extra(
     assert test.labels.tolist() == content["test"][1]
     assert train.images.is_contiguous() and test.images.is_contiguous()
     assert train.classes == tuple("0123456789")
+    (tmp_path / "extra_32x32.mat").write_bytes(b"")
+    with pytest.raises(ValueError, match="extra_32x32.mat is empty"):
+        load("svhn", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +424,11 @@ def remove(path: Path) -> None:
         (lambda p: save(p / "test/emu/z.png", pixels(6, 5, 3)), ValueError, "test/emu has no like in train"),
         (lambda p: (p / "train/emu").mkdir(), ValueError, "train/emu has no images"),
         (
+            lambda p: save(p / "train/z.png", pixels(6, 5, 3)),
+            ValueError,
+            "train/z.png is in no class; move it into",
+        ),
+        (
             lambda p: [remove(p / "test" / c) for c in ("cat", "dog")],
             FileNotFoundError,
             "no images in .*test;",
@@ -403,6 +448,110 @@ def test_bad_image_folder_is_refused_by_the_name_of_what_is_wrong(
     with pytest.raises(kind, match=words) as caught:
         load(f"imagefolder:{tmp_path}")
     assert "\n" not in str(caught.value)
+
+
+def test_what_other_programs_leave_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    arrays = folder(tmp_path)
+    for left in (
+        "train/.ipynb_checkpoints/0-checkpoint.png",
+        "train/__MACOSX/0.png",
+        "train/@eaDir/0.png",
+        "train/cat/.thumbnails/0.png",
+        "train/cat/@eaDir/a.png/SYNOPHOTO.jpg",
+        "test/.DS_Store/0.png",
+    ):
+        save(tmp_path / left, pixels(2, 2))
+    (tmp_path / "train/cat/._a.png").write_bytes(b"resource fork")
+    train, test = load(f"imagefolder:{tmp_path}")
+    assert train.classes == ("cat", "dog") and len(train) == 3 and len(test) == 2
+    np.testing.assert_array_equal(train.images[0].numpy(), arrays["train/cat/a.png"].transpose(2, 0, 1))
+
+
+def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
+    folder(tmp_path)
+    deep = pixels(6, 5, 3, seed=9)
+    save(tmp_path / "train/cat/b/deep/0.png", deep)
+    (tmp_path / "linked").mkdir()
+    save(tmp_path / "linked/1.png", deep)
+    (tmp_path / "train/dog/other").symlink_to(tmp_path / "linked")
+    train, _ = load(f"imagefolder:{tmp_path}")
+    assert train.labels.tolist() == [0, 0, 0, 1, 1]  # a.png, b.png, b/deep/0.png; c.PNG, other/1.png
+    for i in (2, 4):
+        np.testing.assert_array_equal(train.images[i].numpy(), deep.transpose(2, 0, 1))
+
+
+def test_digest_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None:
+    for place in ("a/data", "b/data", "c/data"):
+        folder(tmp_path / place)
+    save(tmp_path / "c/data/train/cat/a.png", pixels(6, 5, 3, seed=99))
+    a, b, c = (content_digest(f"imagefolder:{tmp_path / place}") for place in ("a/data", "b/data", "c/data"))
+    assert a == b != c and len(a or "") == 16
+    (tmp_path / "a/data/notes.txt").write_text("not read")
+    assert content_digest(f"imagefolder:{tmp_path / 'a/data'}") == a
+    (tmp_path / "b/data/test/dog/e.bmp").rename(tmp_path / "b/data/test/dog/f.bmp")
+    assert content_digest(f"imagefolder:{tmp_path / 'b/data'}") != a
+    assert content_digest("digits") is None
+    with pytest.raises(FileNotFoundError, match="no images in"):
+        content_digest(f"imagefolder:{tmp_path / 'nowhere'}")
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of what is kept, here for few files too."""
+    monkeypatch.setattr(folder_cache, "FEW", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/riembn/imagefolder"
+
+
+def test_pixels_are_decoded_once_and_anew_when_a_file_changed(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "data"
+    folder(place)
+    calls = []
+    decoded = image_folder._decoded
+    monkeypatch.setattr(image_folder, "_decoded", lambda files: calls.append(len(files)) or decoded(files))
+    first, _ = load(f"imagefolder:{place}")
+    again, _ = load(f"imagefolder:{place}")
+    assert calls == [5] and torch.equal(first.images, again.images)
+    new = pixels(6, 5, 3, seed=77)
+    before = (place / "train/cat/a.png").stat()
+    save(place / "train/cat/a.png", new)
+    os.utime(place / "train/cat/a.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    changed, _ = load(f"imagefolder:{place}")
+    assert calls == [5, 5]
+    np.testing.assert_array_equal(changed.images[0].numpy(), new.transpose(2, 0, 1))
+    assert len(list(kept.iterdir())) == 2  # one list of files, one file of pixels
+
+
+def test_what_is_kept_may_be_damaged_or_impossible(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "data"
+    folder(place)
+    first, _ = load(f"imagefolder:{place}")
+    digest = content_digest(f"imagefolder:{place}")
+    for damage in (b"", b"{", b"\x80\x02.", b"PK\x03\x04"):
+        for file in kept.iterdir():
+            file.write_bytes(damage)
+        assert content_digest(f"imagefolder:{place}") == digest
+        assert torch.equal(load(f"imagefolder:{place}")[0].images, first.images)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert torch.equal(load(f"imagefolder:{place}")[0].images, first.images)
+
+
+def test_only_changed_files_are_read_for_the_digest(
+    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder(tmp_path / "data")
+    digest = content_digest(f"imagefolder:{tmp_path / 'data'}")
+    read: list[Path] = []
+    whole = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+    assert content_digest(f"imagefolder:{tmp_path / 'data'}") == digest and not read
+    (tmp_path / "data/test/dog/e.bmp").touch()
+    assert content_digest(f"imagefolder:{tmp_path / 'data'}") == digest
+    assert [path.name for path in read] == ["e.bmp"]
 
 
 def test_missing_image_folder_is_reported(tmp_path: Path) -> None:
@@ -434,6 +583,68 @@ def test_unknown_name_is_refused_with_the_known_ones(name: Any) -> None:
     assert repr(name) in text and "\n" not in text
     for known in ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagefolder:PATH"):
         assert known in text
+
+
+# A fork's own data sets
+
+
+@pytest.fixture
+def added() -> Iterator[Datasets]:
+    yield datasets
+    for name in datasets.added:
+        del datasets[name]
+
+
+def test_an_added_data_set_is_loaded_by_its_name_from_the_root(
+    added: Datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = []
+
+    def load_mine(root: Path) -> tuple[Dataset, Dataset]:
+        roots.append(root)
+        return small_dataset(), small_dataset(3)
+
+    added["my-set"] = load_mine
+    added.check("my-set")
+    train, test = load("my-set", tmp_path)
+    monkeypatch.setenv("RIEMBN_DATA", str(tmp_path / "other"))
+    load("my-set")
+    assert (len(train), len(test)) == (6, 3) and roots == [tmp_path, tmp_path / "other"]
+    assert riembn.datasets is datasets and list(added.added) == ["my-set"]
+    assert content_digest("my-set") is None
+
+
+def labelled(*labels: int, classes: str = "abcdef", side: int = 4) -> Dataset:
+    return Dataset(torch.zeros(len(labels), 1, side, side).byte(), torch.tensor(labels).long(), tuple(classes), "x")
+
+
+@pytest.mark.parametrize(
+    "returned, kind, words",
+    [
+        (lambda root: None, TypeError, r"'mine' came as NoneType; return \(train, test\)"),
+        (lambda root: (labelled(0), "x"), TypeError, r"return \(train, test\)"),
+        (lambda root: (labelled(0), labelled()), ValueError, "has no images in test"),
+        (lambda root: (labelled(0, 6), labelled(0)), ValueError, "labels 0 to 6 in train and 6 classes; .* 0 to 5"),
+        (lambda root: (labelled(0), labelled(-1)), ValueError, "labels -1 to -1 in test"),
+        (lambda root: (labelled(0), labelled(0, classes="ab")), ValueError, "has classes .* in train"),
+        (lambda root: (labelled(0), labelled(0, side=5)), ValueError, r"shape \(1, 4, 4\) in train, \(1, 5, 5\)"),
+    ],
+)
+def test_what_an_added_data_set_returns_is_checked(
+    returned: Callable[[Path], Any], kind: type[Exception], words: str, added: Datasets
+) -> None:
+    added["mine"] = returned
+    with pytest.raises(kind, match=words) as caught:
+        load("mine")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, entry, kind", [("cifar10", len, ValueError), ("a:b", len, ValueError), ("a", 3, TypeError)]
+)
+def test_the_packages_own_names_stay(name: str, entry: Any, kind: type[Exception], added: Datasets) -> None:
+    with pytest.raises(kind, match=f"data set.*{name}"):
+        added[name] = entry
 
 
 # Importing torchvision

@@ -1,4 +1,4 @@
-"""The networks are the papers' ones: sizes, structure, normalization, initialization."""
+"""The networks are the papers' ones: sizes, structure, normalization, initialization; a fork can add its own."""
 
 import copy
 import os
@@ -6,8 +6,9 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from riembn.models import BatchNorm, build, channels_last, vgg, wide_resnet
+import riembn
+from riembn.data.from_torchvision import import_torchvision
+from riembn.models import BatchNorm, Networks, build, channels_last, networks, resnet, vgg, wide_resnet
 from riembn.models.memory_format import SubsampledConv2d
+
+RESNETS = ["resnet-20", "resnet-18", "resnet-50"]
 
 
 def on_meta(network: str, **arguments: float) -> nn.Module:
@@ -56,7 +61,7 @@ def test_parameter_counts_are_the_releases(
     assert sum(w.numel() for w in undercomplete) == on_manifold
 
 
-@pytest.mark.parametrize("network", ["vgg-11", "vgg-13", "vgg-16", "vgg-19", "wrn-10-1", "wrn-16-2"])
+@pytest.mark.parametrize("network", ["vgg-11", "vgg-13", "vgg-16", "vgg-19", "wrn-10-1", "wrn-16-2", *RESNETS])
 @pytest.mark.parametrize("size", [8, 28, 32])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_output_is_one_row_of_logits_an_image(network: str, size: int, channels: int) -> None:
@@ -324,6 +329,113 @@ def test_seed_decides_the_weights() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
+# ResNet
+
+
+@pytest.mark.parametrize("depth, millions", [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
+def test_cifar_resnets_have_the_papers_number_of_parameters(depth: int, millions: float) -> None:
+    model = on_meta(f"resnet-{depth}")
+    assert round(count(model) / 1e6, 2) == millions
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth  # no layer in the shortcuts
+
+
+def test_cifar_shortcut_drops_pixels_and_adds_channels_of_zeros() -> None:
+    block = resnet(20).layer2[0]
+    nn.init.zeros_(block.bn2.weight)  # nothing comes from the branch
+    x = batch(2, 16, 7, 7).abs()
+    y = block(x)
+    assert torch.equal(y[:, :16], x[:, :, ::2, ::2]) and not y[:, 16:].any() and y.shape == (2, 32, 4, 4)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_imagenet_resnets_are_torchvisions(depth: int) -> None:
+    ours = build(f"resnet-{depth}", num_classes=10, in_channels=3).double().eval()
+    theirs = getattr(import_torchvision().models, f"resnet{depth}")(num_classes=10).double().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean), nn.init.uniform_(module.weight, 0.5, 1.5)
+    ours.load_state_dict(theirs.state_dict())
+    x = batch(2, 3, 40, 40, dtype=torch.float64)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-10)
+
+
+@pytest.mark.parametrize("network", RESNETS)
+def test_every_convolution_of_a_resnet_is_scale_invariant(network: str) -> None:
+    model = build(network, num_classes=5, in_channels=1, width=0.25)
+    invariant = {name for name, _ in riembn.split(model, batch(8, 1, 32, 32)).invariant}
+    assert invariant == {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+
+
+# A fork's own networks
+
+
+class Line(nn.Module):
+    """The mean of the image, and a linear layer on ``hidden`` copies of it."""
+
+    def __init__(self, hidden: str = "2", *, num_classes: int, in_channels: int, width: float = 1.0) -> None:
+        super().__init__()
+        self.copies = round(int(hidden) * width)
+        self.out = nn.Linear(in_channels * self.copies, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(images.mean((2, 3)).repeat(1, self.copies))
+
+
+def plain(*, num_classes: int, in_channels: int) -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
+
+
+@pytest.fixture
+def added() -> Iterator[Networks]:
+    yield networks
+    for name in networks.added:
+        del networks[name]
+
+
+def test_an_added_network_is_built_by_its_name(added: Networks) -> None:
+    added["line"], added["plain"], added["line-up"] = Line, plain, lambda argument, **sizes: Line("7", **sizes)
+    for name, copies in (("line", 2), ("line-3", 3), ("line-up-1", 7)):
+        added.check(name)
+        model = build(name, num_classes=4, in_channels=3)
+        assert model.copies == copies and model(batch(5, 3, 8, 8)).shape == (5, 4)
+    assert build("line-4", num_classes=4, in_channels=3, width=0.5).copies == 2
+    assert build("plain", num_classes=4, in_channels=1)(batch(5, 1, 8, 8)).shape == (5, 4)
+    assert added.takes("line-4") == {"width"} and added.takes("plain") == added.takes("line-up-1") == frozenset()
+    assert added.takes("wrn-10-1") == {"width", "dropout"} and added.takes("vgg-11") == {"width"}
+    assert riembn.networks is networks and list(added.added) == ["line", "plain", "line-up"]
+    added["plain"] = Line  # a cell that is run again
+    assert added["plain"] is Line
+
+
+def needs_argument(argument: str, *, num_classes: int, in_channels: int) -> str:
+    return "no module"
+
+
+@pytest.mark.parametrize(
+    "call, kind, words",
+    [
+        (lambda t: t.__setitem__("vgg", plain), ValueError, "network 'vgg' is the package's own"),
+        (lambda t: t.__setitem__("vgg-11", plain), ValueError, "network 'vgg-11' is the package's own"),
+        (lambda t: t.__setitem__("wrn-16-4", plain), ValueError, "network 'wrn-16-4' is the package's own"),
+        (lambda t: t.__setitem__("my/net", plain), ValueError, "name 'my/net' is not accepted"),
+        (lambda t: t.__setitem__("mine", "plain"), TypeError, "network 'mine' is 'plain'; give a function"),
+        (lambda t: t.check("plain-3"), ValueError, "network='plain-3' is not accepted; give .*plain, needs-ARGUMENT"),
+        (lambda t: t.check("needs"), ValueError, "network='needs' is not accepted; .* needs-ARGUMENT, line.-ARGUMENT"),
+        (lambda t: t.check("line-a/b"), ValueError, "network='line-a/b' is not accepted"),
+        (lambda t: build("plain", num_classes=2, in_channels=1, width=0.5), ValueError, "takes no width; give 1"),
+        (lambda t: build("needs-1", num_classes=2, in_channels=1), TypeError, "made as str; return a torch.nn.Module"),
+    ],
+)
+def test_what_no_network_can_be_is_refused_in_one_line(
+    call: Callable[[Networks], Any], kind: type[Exception], words: str, added: Networks
+) -> None:
+    added["plain"], added["needs"], added["line"] = plain, needs_argument, Line
+    with pytest.raises(kind, match=words) as caught:
+        call(added)
+    assert "\n" not in str(caught.value)
+
+
 # Use
 
 
@@ -367,7 +479,7 @@ EVERY_NETWORK = """
 import torch
 from riembn import models
 
-for network in ("vgg-11", "wrn-10-1", "wrn-16-1"):
+for network in ("vgg-11", "wrn-10-1", "resnet-20", "resnet-18", "resnet-50"):
     for width in (0.0625, 0.125, 0.25, 0.5, 1):
         model = models.channels_last(models.build(network, num_classes=10, in_channels=3, width=width))
         x = torch.randn(16, 3, 16, 16).contiguous(memory_format=torch.channels_last)
@@ -397,8 +509,8 @@ def overrunning(log: str) -> list[str]:
 @pytest.mark.parametrize(
     "script, steps, capability",
     [
-        pytest.param(EVERY_NETWORK, 15, "avx2", id="avx2"),
-        pytest.param(EVERY_NETWORK, 15, None, id="as-it-is"),
+        pytest.param(EVERY_NETWORK, 25, "avx2", id="avx2"),
+        pytest.param(EVERY_NETWORK, 25, None, id="as-it-is"),
         pytest.param(COMPILED_SHORTCUT, 1, "avx2", id="compiled", marks=pytest.mark.slow),
     ],
 )
@@ -462,16 +574,20 @@ def test_a_few_steps_lower_the_loss(network: str) -> None:
             r"wide_resnet: dropout=1.0; give a probability in \[0, 1\)",
         ),
         (lambda: wide_resnet(10, 1, in_channels=True), "wide_resnet: in_channels=True"),
+        (lambda: resnet(19), "resnet: depth=19; give one of 20, 32, 44, 56, 18, 34, 50"),
+        (lambda: resnet(20, width=-1), "resnet: width=-1"),
         (
-            lambda: build("resnet-18", num_classes=2, in_channels=3),
-            "'resnet-18'; give vgg-DEPTH .* wrn-DEPTH-WIDEN",
+            lambda: build("resnet-19", num_classes=2, in_channels=3),
+            "build: network='resnet-19' is not accepted; give vgg-11, .* resnet-20, .* wrn-DEPTH-WIDEN",
         ),
-        (lambda: build("vgg", num_classes=2, in_channels=3), "unknown network 'vgg'"),
-        (lambda: build("wrn-28", num_classes=2, in_channels=3), "unknown network 'wrn-28'"),
-        (lambda: build("wrn-28-0", num_classes=2, in_channels=3), "widen=0"),
-        (lambda: build("vgg-14", num_classes=2, in_channels=3), "depth=14; give one of"),
-        (lambda: build("vgg-11", num_classes=2, in_channels=3, dropout=0.3), "only a wrn has dropout"),
-        (lambda: build(None, num_classes=2, in_channels=3), "unknown network None"),  # type: ignore[arg-type]
+        (lambda: build("vgg", num_classes=2, in_channels=3), "network='vgg' is not accepted"),
+        (lambda: build("wrn-28", num_classes=2, in_channels=3), "network='wrn-28' is not accepted"),
+        (lambda: build("wrn-28-0", num_classes=2, in_channels=3), "network='wrn-28-0' is not accepted"),
+        (lambda: build("wrn-28-1.0", num_classes=2, in_channels=3), "network='wrn-28-1.0' is not accepted"),
+        (lambda: build("wrn-27-1", num_classes=2, in_channels=3), "network='wrn-27-1' is not accepted"),
+        (lambda: build("vgg-14", num_classes=2, in_channels=3), "network='vgg-14' is not accepted"),
+        (lambda: build("vgg-11", num_classes=2, in_channels=3, dropout=0.3), "takes no dropout; give 0"),
+        (lambda: build(None, num_classes=2, in_channels=3), "network=None is not accepted"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(call: Callable[[], nn.Module], words: str) -> None:

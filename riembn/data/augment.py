@@ -33,7 +33,10 @@ def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
     mean = share @ level
     std = (share * (level - mean[:, None]).square()).sum(1).sqrt()
     if constant := (std == 0).nonzero().flatten().tolist():
-        raise ValueError(f"channel_stats: channel(s) {constant} are constant; give images that vary in each.")
+        raise ValueError(
+            f"channel_stats: channel(s) {constant} are constant; give images that vary in each, or divide by 255 only: "
+            "pixels='unit'."
+        )
     return mean.float().to(images.device), std.float().to(images.device)
 
 

@@ -1,7 +1,8 @@
-"""Where do Fashion-MNIST, CIFAR and SVHN come from? Through torchvision, downloaded once."""
+"""Fashion-MNIST, CIFAR and SVHN, through torchvision: downloaded once, and only the published bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,22 @@ from .from_torchvision import import_torchvision
 
 __all__ = ["cifar10", "cifar100", "fashion_mnist", "svhn"]
 
+# md5 of the unpacked files, which torchvision does not check.
+FASHION_MNIST = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+
 # What torchvision raises for files that are absent, damaged, not downloadable or not writable.
 _UNUSABLE = (RuntimeError, OSError, ValueError, AssertionError, EOFError, pickle.UnpicklingError)
 
 
 def fashion_mnist(root: Path) -> tuple[Dataset, Dataset]:
     """Fashion-MNIST: 60,000 and 10,000 gray images of 28x28."""
-    stems = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    files = f"FashionMNIST/raw/ with {', '.join(stem + '-ubyte' for stem in stems)} (or these as .gz)"
+    files = f"FashionMNIST/raw/ with {', '.join(FASHION_MNIST)} (or these as .gz)"
+    check_files("fashion-mnist", root, [(f"FashionMNIST/raw/{file}", md5) for file, md5 in FASHION_MNIST.items()])
 
     def part(train: bool) -> Dataset:
         source = _open("fashion-mnist", "FashionMNIST", root, files, train=train)
@@ -76,7 +85,7 @@ def _open(name: str, class_name: str, root: Path, files: str, **part: Any) -> An
     try:
         return dataset_class(root, download=False, **part)
     except _UNUSABLE:
-        pass
+        check_files(name, root, _md5_of_files(dataset_class))
     from filelock import FileLock  # comes with torch
 
     try:
@@ -89,3 +98,28 @@ def _open(name: str, class_name: str, root: Path, files: str, **part: Any) -> An
             f"load({name!r}): no usable files in {root} and no download ({reason}); put {files} there, "
             "or name the folder that has them by root= or the environment variable RIEMBN_DATA."
         ) from error
+
+
+def _md5_of_files(dataset_class: Any) -> list[tuple[str, str]]:
+    """Path below the folder and md5 of each file that torchvision knows: the archives and what is in them."""
+    if hasattr(dataset_class, "split_list"):  # SVHN
+        return [(file, md5) for _, file, md5 in dataset_class.split_list.values()]
+    if hasattr(dataset_class, "resources"):  # Fashion-MNIST
+        return [(f"{dataset_class.__name__}/raw/{file}", md5) for file, md5 in dataset_class.resources]
+    meta = (dataset_class.meta["filename"], dataset_class.meta["md5"])
+    inside = [*dataset_class.train_list, *dataset_class.test_list, meta]
+    folder = dataset_class.base_folder
+    return [*((f"{folder}/{file}", md5) for file, md5 in inside), (dataset_class.filename, dataset_class.tgz_md5)]
+
+
+def check_files(name: str, root: Path, wanted: Sequence[tuple[str, str]]) -> None:
+    """Refuse a file that is there and is not the published one; absent ones are passed over."""
+    for file, md5 in wanted:
+        if (root / file).is_file() and (found := hashlib.md5((root / file).read_bytes()).hexdigest()) != md5:
+            with (root / file).open("rb") as opened:
+                start = opened.read(1)
+            what = {b"": "is empty", b"<": "is a web page"}.get(start, "is damaged or another data set's")
+            raise ValueError(
+                f"load({name!r}): {root / file} {what} (md5 {found}, published {md5}); remove it, so that it is "
+                "downloaded, or put the published file there."
+            )

@@ -1,8 +1,11 @@
-"""The networks of the papers, in plain torch: VGG and wide residual networks; and small ones of other kinds."""
+"""Networks in plain torch: VGG, ResNet and wide residual networks; small ones of other kinds; the table of names."""
 
-from . import small as small
+from . import other_kinds as other_kinds
 from .layers import BatchNorm as BatchNorm
 from .memory_format import channels_last as channels_last
+from .names import Networks as Networks
 from .names import build as build
+from .names import networks as networks
+from .resnet import resnet as resnet
 from .vgg import vgg as vgg
 from .wide_resnet import wide_resnet as wide_resnet

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from riembn.data.from_torchvision import import_torchvision
-from riembn.models import small, vgg, wide_resnet
+from riembn.models import other_kinds, vgg, wide_resnet
 
 OUTPUT = "no: reaches the output"
 SHORTCUT = "no: feeds a sum with the shortcut"
@@ -182,7 +182,7 @@ CASES = [
     # Queries and keys are normalized in each head of 8 channels, so each head is one vector; values are not.
     Case(
         "gpt-qk-norm",
-        small.GPT,
+        other_kinds.GPT,
         tokens(4, 12),
         {
             "*query.weight": "8 channels",
@@ -199,27 +199,27 @@ CASES = [
     # ReLU keeps positive factors, so that BatchNorm behind it removes them; a bias in between must come along.
     Case(
         "mlp-norm-last",
-        partial(small.mlp_norm_last, False),
+        partial(other_kinds.mlp_norm_last, False),
         images(16, 12),
         {"6.weight": OUTPUT, "*": "channel"},
     ),
     Case(
         "mlp-norm-last-bias",
-        partial(small.mlp_norm_last, True),
+        partial(other_kinds.mlp_norm_last, True),
         images(16, 12),
         {"6.weight": OUTPUT, "*": "channel + bias"},
     ),
     # Concatenated with the skip and mixed by the next convolution before any normalization.
     Case(
         "u-net",
-        partial(small.UNet, False),
+        partial(other_kinds.UNet, False),
         images(2, 3, 16, 16),
         {"up.weight": "no: is mixed with the channels", "head*": OUTPUT, "*": "channel"},
     ),
-    Case("u-net-norm", partial(small.UNet, True), images(2, 3, 16, 16), {"head*": OUTPUT, "*": "channel"}),
+    Case("u-net-norm", partial(other_kinds.UNet, True), images(2, 3, 16, 16), {"head*": OUTPUT, "*": "channel"}),
     Case(
         "dcgan-generator",
-        small.dcgan_generator,
+        other_kinds.dcgan_generator,
         images(4, 10, 1, 1),
         {"9.weight": "no: passes through Tanh", "*": "channel"},
     ),
@@ -227,7 +227,7 @@ CASES = [
     # next one: all its channels together are one vector.
     Case(
         "dcgan-discriminator",
-        small.dcgan_discriminator,
+        other_kinds.dcgan_discriminator,
         images(4, 3, 32, 32),
         {"0.weight": "whole tensor", "8.weight": "no: passes through Sigmoid", "*": "channel"},
     ),

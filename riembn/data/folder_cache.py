@@ -1,0 +1,85 @@
+"""What a folder of image files holds, as a digest, and its decoded pixels; both are kept for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["contents", "decoded_once"]
+
+FEW = 1000  # files that are read again faster than anything kept would be worth
+LARGE = 2**30  # bytes of pixels that are not kept
+
+Files = list[str]  # below the folder, with / between names
+
+
+def contents(root: Path, files: Files) -> str:
+    """Sixteen hexadecimal digits of the files' names, sizes and bytes; only files that changed are read again."""
+    place = _place(root, "json")
+    try:
+        known: dict[str, list[Any]] = json.loads(place.read_text())
+    except (OSError, ValueError):
+        known = {}
+    now: dict[str, list[Any]] = {}
+    for file in files:
+        stat = os.stat(root / file)
+        old = known.get(file, [])
+        if old[:2] == [stat.st_size, stat.st_mtime_ns]:
+            now[file] = old
+        else:
+            now[file] = [stat.st_size, stat.st_mtime_ns, hashlib.sha256((root / file).read_bytes()).hexdigest()]
+    if len(files) >= FEW and now != known:
+        _keep(place, lambda file: file.write(json.dumps(now).encode()))
+    held = sorted((file, size, content) for file, (size, _, content) in now.items())
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
+
+
+def decoded_once(root: Path, files: Files, decode: Callable[[], Tensor]) -> Tensor:
+    """What ``decode`` makes of the files, read back if it was made of the same ones before."""
+    if len(files) < FEW:
+        return decode()
+    import PIL
+
+    # Another Pillow can round the pixels of a JPEG otherwise.
+    version = hashlib.sha256(json.dumps([contents(root, files), files, PIL.__version__]).encode()).hexdigest()
+    place = _place(root, "pt")
+    try:
+        kept = torch.load(place, weights_only=True)
+        if kept["version"] == version:
+            return kept["pixels"]
+    except Exception:  # absent, or damaged, of which torch says many things
+        pass
+    pixels = decode()
+    if pixels.numel() <= LARGE:
+        _keep(place, lambda file: torch.save({"version": version, "pixels": pixels}, file))
+    return pixels
+
+
+def _place(root: Path, ending: str) -> Path:
+    """Where something of a folder is kept: one file of a kind, whatever becomes of the folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "riembn" / "imagefolder" / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.{ending}"
+
+
+def _keep(place: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file whole or not at all; where there is no room for it, do without."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
+            try:
+                write(file)
+                file.close()
+                os.replace(file.name, place)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except (OSError, RuntimeError):  # torch.save's word for a full disk is RuntimeError
+        pass
