@@ -63,3 +63,11 @@ if command -v flock >/dev/null; then
 else
   install
 fi
+
+# A browser for the tests that look at the site, where Debian's packages can be had: elsewhere they say what is missing.
+install_browser() {
+  if command -v chromium >/dev/null || [[ "$(id -u)" != 0 ]] || ! command -v apt-get >/dev/null; then return; fi
+  say "Installing Chromium for the tests of the site (once)"
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } >/dev/null 2>&1 ||
+    say "No Chromium to be had: the tests of the site will be skipped."
+}

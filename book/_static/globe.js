@@ -1,5 +1,5 @@
 // Draws a sphere that is on the page as a picture once more, so that it can be turned.
-// The scene comes from riembn/plots/globe.py, and so does the way it is drawn: keep the two alike.
+// The scene comes from riembn/pages/globe.py, and so does the way it is drawn: keep the two alike.
 document.addEventListener("DOMContentLoaded", () => {
   const RADIUS = 200;
   const SVG = "http://www.w3.org/2000/svg";

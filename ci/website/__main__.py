@@ -11,9 +11,10 @@ from pathlib import Path
 
 from website.check import check
 from website.contents import BookError, Page, pages, select
-from website.execute import CELL_LIMIT, is_current, run
+from website.execute import CELL_LIMIT, is_current, keep_times, run
+from website.offprint import print_pages
 from website.processes import alone
-from website.render import render
+from website.render import epub, render
 from website.stage import stage
 
 
@@ -26,6 +27,12 @@ def main(arguments: list[str], root: Path) -> int:
         named = select(asked.chapter, chapters)
         with alone(root):
             site = _build(root, book, chapters, named, asked.profile)
+            if asked.keep_times:
+                print(f"Times: {keep_times(root, chapters, asked.profile)}", flush=True)
+            if asked.pdf:
+                print(f"Pages in print: {print_pages(root, site, book)}", flush=True)
+            if asked.epub:
+                print(f"ePub: {epub(root)}", flush=True)
     except BookError as error:
         print(f"ci/book: {error}", file=sys.stderr)
         return 1
@@ -51,6 +58,11 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--serve", action="store_true", help="serve the site on this machine when it is built"
+    )
+    parser.add_argument("--pdf", action="store_true", help="print every page to _build/pdf as well")
+    parser.add_argument("--epub", action="store_true", help="make one ePub of all pages as well")
+    parser.add_argument(
+        "--keep-times", action="store_true", help="write down in book/times.json how long the chapters took"
     )
     parser.add_argument("--port", type=int, default=8000, help="for --serve (default 8000)")
     return parser.parse_args(arguments)

@@ -1,7 +1,8 @@
-"""Is the site whole: chapters run to their end, a page for each entry, nothing fetched from elsewhere?"""
+"""Check that the site is whole: chapters run to their end, a page for each entry, nothing fetched from elsewhere."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,9 @@ import nbformat
 
 from website.contents import BookError, Page
 
+SHOWN = 30  # lines of what is wrong
+_DRAWING = re.compile(r"<svg.*?</svg>", re.DOTALL)  # most of a page, and without links
+
 
 def check(root: Path, pages: Sequence[Page]) -> None:
     """Raise a BookError that has a line for each page and what is wrong with it."""
@@ -18,9 +22,9 @@ def check(root: Path, pages: Sequence[Page]) -> None:
     wrong = [f"{page.document}: {what}" for page in pages for what in _wrong(root, site, page)]
     wrong += [f"{page}: {what}" for page, what in _wrong_links(site)]
     if wrong:
-        raise BookError(
-            "\n".join([f"The site is not whole ({len(wrong)}):", *(f"  {line}" for line in wrong)])
-        )
+        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        lines = [f"  {line}" for line in [*wrong[:SHOWN], *more]]
+        raise BookError("\n".join([f"The site is not whole ({len(wrong)}):", *lines]))
 
 
 def _wrong(root: Path, site: Path, page: Page) -> Iterator[str]:
@@ -72,7 +76,7 @@ def _wrong_links(site: Path) -> Iterator[tuple[str, str]]:
     for page in sorted(site.rglob("*.html")):
         if "_static" not in page.relative_to(site).parts:
             read[page] = _Resources()
-            read[page].feed(page.read_text(encoding="utf-8"))
+            read[page].feed(_DRAWING.sub("", page.read_text(encoding="utf-8")))
     for page, found in read.items():
         name = page.relative_to(site).as_posix()
         for address in found.loaded:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,23 @@ class Page:
     @property
     def title(self) -> str:
         """The text of its first heading."""
+        found = re.search(r"^# (.*)$", self._text, flags=re.MULTILINE)
+        return found[1].strip() if found else self.name
+
+    @property
+    def opening(self) -> str:
+        """The first paragraph under the title."""
+        _, _, below = self._text.partition("# ")
+        paragraphs = [part.strip() for part in below.split("\n\n")[1:]]
+        return next((part for part in paragraphs if part and not part.startswith((":::", "```", "<"))), "")
+
+    @cached_property
+    def _text(self) -> str:
         text = self.source.read_text(encoding="utf-8")
         if self.is_chapter:
             cells = json.loads(text)["cells"]
-            text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-        found = re.search(r"^# (.*)$", text, flags=re.MULTILINE)
-        return found[1].strip() if found else self.name
+            text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        return text
 
     @property
     def is_chapter(self) -> bool:

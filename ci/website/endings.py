@@ -7,6 +7,7 @@ the records that the chapter says it used.
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -88,7 +89,7 @@ def runs(folder: Path) -> dict[str, Run]:
     return found
 
 
-def ending(root: Path, page: Page, notebook: NotebookNode) -> str:
+def ending(root: Path, page: Page, notebook: NotebookNode, functions: str = "") -> str:
     """The Markdown that ends the page."""
     told = notebook.metadata["riembn"]
     kept, named = runs(records(root, told["profile"])), used(notebook)
@@ -99,7 +100,21 @@ def ending(root: Path, page: Page, notebook: NotebookNode) -> str:
         )
     mine = [run for digest, run in kept.items() if digest in named]
     declared = parameters(page, notebook)
-    return "\n\n".join([_strip(notebook, mine), _rerun(page, declared), _origin(notebook, mine)])
+    uses = [f"Functions used on this page: {functions}."] if functions else []
+    strip = _strip(notebook, mine, text_date(root, page))
+    return "\n\n".join([*uses, strip, _rerun(page, declared), _origin(notebook, mine)])
+
+
+def text_date(root: Path, page: Page) -> str:
+    """The day of the last commit that changed the chapter; empty of one that was never committed."""
+    log = subprocess.run(
+        ["git", "log", "-1", "--format=%cs", "--", str(page.source)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return log.stdout.strip()
 
 
 def duration(seconds: float) -> str:
@@ -110,14 +125,14 @@ def duration(seconds: float) -> str:
     return f"{size:.{unit.count('h')}f}\N{NO-BREAK SPACE}{unit}"
 
 
-def _strip(notebook: NotebookNode, mine: list[Run]) -> str:
+def _strip(notebook: NotebookNode, mine: list[Run], date: str) -> str:
     told = notebook.metadata["riembn"]
     where = told["environment"]
     items = [f"profile {told['profile']}"]
     if mine:
         seeds = len({run.seed for run in mine})
         items.append(f"{len(mine)} recorded runs, {seeds} {'seed' if seeds == 1 else 'seeds'}")
-    items += [f"commit {commit(where)}", f"torch {where['torch']}"]
+    items += [f"commit {commit(where)}", f"torch {where['torch']}"] + ([f"text of {date}"] if date else [])
     return ":::{div} provenance\n" + " · ".join(items) + "\n:::"
 
 
@@ -183,7 +198,7 @@ def _listed(mine: list[Run]) -> list[str]:
     if not mine:
         return []
     links = [
-        (f'<a href="../_static/records/{run.name}.json" download>{run.name}</a>', run.commit, duration(run.seconds))
+        (f'<a href="../_static/runs/{run.name}.json" download>{run.name}</a>', run.commit, duration(run.seconds))
         for run in sorted(mine, key=lambda run: run.name)
     ]
     whole = '<a href="../_static/records.zip" download>All records of the book in one file</a>'

@@ -38,6 +38,15 @@ def times(root: Path, page: Page, profile: str) -> dict[str, float]:
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
+def keep_times(root: Path, chapters: Sequence[Page], profile: str) -> Path:
+    """Write ``book/times.json``: measured once and kept, so that two builds give the same pages."""
+    file = root / "book" / "times.json"
+    measured = {page.name: took for page in chapters if (took := times(root, page, profile))}
+    told = {"machine": _environment(root)["cpu"], "profile": profile, "chapters": measured}
+    file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
 def is_current(root: Path, page: Page, profile: str) -> bool:
     """Whether the chapter was run to its end, from what it and its records are now."""
     done = executed(root, page, profile)

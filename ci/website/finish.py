@@ -1,4 +1,4 @@
-"""Complete a rendered site: one version mark on each style sheet and script, and what the search finds in one order."""
+"""Complete a rendered site with what Sphinx leaves out or does differently from build to build."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import re
 import zlib
 from pathlib import Path
 
+from website.news import feed, moved, signpost
+from website.previews import previews
+
 _ASSET = re.compile(r'((?:href|src)=")((?:[^"?:#]*/)?_static/[^"?#]+\.(?:css|js))(?:\?v=\w+)?"')
 
 
-def finish(site: Path) -> None:
+def finish(root: Path, site: Path) -> None:
     """Complete the site in its folder."""
+    if news := feed(root):
+        (site / "_static" / "changes.xml").write_text(news, encoding="utf-8")
+    for old, new in moved(root).items():
+        (site / "book" / f"{old}.html").write_text(signpost(new), encoding="utf-8")
+    (site / "_static" / "previews-data.js").write_text(previews(site), encoding="utf-8")
     _version_assets(site)
     _forget_words_that_are_gone(site / "searchindex.js")
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from website.contents import BookError, pages
+from website.digest import package_digest
 from website.finish import finish
 
 # What a page of this book can need of MathJax; the rest of the tree is four times the size of the site.
@@ -29,7 +30,7 @@ def render(root: Path) -> tuple[Path, bool]:
     build = root / "_build"
     site, work, stamp = build / "html", build / "site", build / "html.inputs"
     config = yaml.safe_dump(_config(root), allow_unicode=True)
-    inputs = _digest(root, config, sorted((build / "book").rglob("*")))
+    inputs = _digest(root, config + package_digest(root), sorted((build / "book").rglob("*")))
     if site.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == inputs:
         return site, False
     _keep_doctrees(work, _structure(root, config))
@@ -44,12 +45,26 @@ def render(root: Path) -> tuple[Path, bool]:
     new = build / "html.new"
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(rendered, new, ignore=_beyond_need)
-    finish(new)
+    finish(root, new)
     stamp.unlink(missing_ok=True)
     shutil.rmtree(site, ignore_errors=True)
     new.rename(site)
     stamp.write_text(inputs, encoding="utf-8")
     return site, True
+
+
+def epub(root: Path) -> Path:
+    """Build the staged pages as one ePub, ``_build/epub/riembn.epub``."""
+    work, target = root / "_build" / "site-epub", root / "_build" / "epub" / "riembn.epub"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        _sphinx(root, yaml.safe_dump(_config(root), allow_unicode=True), work, "epub")
+        (made,) = work.rglob("*.epub")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
 
 
 def _sphinx(root: Path, config: str, work: Path, builder: str) -> None:
@@ -63,7 +78,8 @@ def _sphinx(root: Path, config: str, work: Path, builder: str) -> None:
         *("-W", "-n", "--keep-going", "-q", "--builder"),
         *(["html"] if builder == "html" else ["custom", "--custom-builder", builder]),
     ]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": _date(root), "PYTHONPATH": str(root)}
+    modules = os.pathsep.join([str(root), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": _date(root), "PYTHONPATH": modules}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     warnings = [line for line in said.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
@@ -91,7 +107,8 @@ def _digest(root: Path, said: str, files: list[Path]) -> str:
     """Of files below ``_build``, of the contents, the requirements and the code of this package."""
     here = Path(__file__).parent
     whole = hashlib.sha256(said.encode())
-    for file in [*sorted(here.glob("*.py")), root / "_toc.yml", root / "requirements.txt", *files]:
+    common = (root / name for name in ("_toc.yml", "requirements.txt", "book/moved.txt"))
+    for file in [*sorted(here.glob("*.py")), *common, *files]:
         if file.is_file():
             whole.update(f"\0{file}\0".encode() + file.read_bytes())
     return whole.hexdigest()
@@ -119,6 +136,7 @@ def _config(root: Path) -> dict[str, object]:
         sphinx = config["sphinx"]["config"]
         sphinx["extensions"] += ["sphinx_sitemap"]
         sphinx |= {"ogp_site_url": address, "sitemap_url_scheme": "{link}"}
+        sphinx["ogp_image"] = f"{address}_static/card.png"
         sphinx["notfound_urls_prefix"] = urlsplit(address).path
     return dict(config)
 

@@ -19,8 +19,10 @@ from website.contents import BookError, Page
 from website.digest import records
 from website.endings import ending, runs, used
 from website.execute import executed
+from website.front import MAP, chapter_map
 from website.numbers import linked
 from website.opening import opened, portable
+from website.reference import calls, described, homes, links
 
 
 def stage(root: Path, pages: Sequence[Page], profile: str) -> None:
@@ -30,10 +32,10 @@ def stage(root: Path, pages: Sequence[Page], profile: str) -> None:
     wanted = {f"_static/{file.relative_to(static)}": file.read_bytes() for file in static.rglob("*") if file.is_file()}
     wanted |= {file.name: file.read_bytes() for file in (root / "book").glob("*.bib")}
     chapters = {page: nbformat.read(executed(root, page, profile), as_version=4) for page in pages if page.is_chapter}
-    laid = {}
+    laid, known = {}, homes(pages)
     for page, notebook in chapters.items():
         laid[page] = copy.deepcopy(notebook)
-        files = _around(root, page, laid[page])
+        files = _around(root, page, laid[page], known)
         wanted |= {f"_static/{name}": content for name, content in files.items()}
         wanted[page.source.name] = (nbformat.writes(laid[page]) + "\n").encode()
     for page in pages:
@@ -43,9 +45,10 @@ def stage(root: Path, pages: Sequence[Page], profile: str) -> None:
     _sync(root / "_build" / "book", wanted)
 
 
-def _around(root: Path, page: Page, notebook: NotebookNode) -> dict[str, bytes]:
+def _around(root: Path, page: Page, notebook: NotebookNode, known: dict[str, str]) -> dict[str, bytes]:
     """Add to a chapter, in place, what a page has and a notebook has not; the files that go with it."""
-    end = nbformat.v4.new_markdown_cell(ending(root, page, notebook), id="generated-ending")
+    functions = links(calls(notebook, known), known)
+    end = nbformat.v4.new_markdown_cell(ending(root, page, notebook, functions), id="generated-ending")
     files = linked(page, notebook, len(used(notebook)))
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -56,6 +59,8 @@ def _around(root: Path, page: Page, notebook: NotebookNode) -> dict[str, bytes]:
                 tags.append("remove-cell")  # the ending says it
             elif _only_shows(cell.source) and not {"remove-input", "hide-input", "parameters"} & set(tags):
                 tags.append("hide-input")
+        elif MAP in cell.source:
+            cell.source = cell.source.replace(MAP, chapter_map(root))
     opened(root, page, notebook)
     notebook.cells.append(end)
     return files | {f"notebooks/{page.name}.ipynb": portable(page)}
@@ -82,6 +87,7 @@ def _filled(
     for mark, make in made.items():
         if mark in text:
             text = text.replace(mark, make())
+    text = described(text)
     figure = re.compile(r"<!-- figure: ([\w-]+) ([\w-]+) -->")
     return figure.sub(lambda asked: _figure(page, laid, asked[1], asked[2]), text)
 
@@ -102,7 +108,7 @@ def _records(root: Path, profile: str, named: set[str]) -> dict[str, bytes]:
     folder = records(root, profile)
     files = sorted(folder.glob("*.json"))
     found = {
-        f"_static/records/{file.name}": file.read_bytes()
+        f"_static/runs/{file.name}": file.read_bytes()
         for file in files
         if file.stem.rpartition("-")[2] in named
     }

@@ -1,0 +1,27 @@
+"""An extension of Sphinx: docstrings of the package, plain text with names in backticks, become reST."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", _to_rest, priority=100)  # before napoleon reads its sections
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _to_rest(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [plain_to_rest(line) for line in lines]
+
+
+def plain_to_rest(line: str) -> str:
+    """Names in single backticks as code, and bars of absolute values as bars."""
+    parts = re.split(r"(``.*?``|:[\w:]+:`[^`]*`|`[^`]+`)", line)
+    for place, part in enumerate(parts):
+        if place % 2 == 0:
+            parts[place] = re.sub(r"(?<!\\)\|", r"\\|", part)
+        elif part.startswith("`") and not part.startswith("``"):
+            parts[place] = f"`{part}`"
+    return "".join(parts)
