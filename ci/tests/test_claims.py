@@ -564,7 +564,7 @@ def test_lengths_part_the_paths_of_sgd_alone():
 
 
 def of_designs():
-    """Every run of every design, as if trained: errors and losses by method and rate, with a spread over seeds."""
+    """Every run of the designs that are for claims, as if trained: errors and losses by method and rate, with a spread over seeds."""
 
     records = {}
 
@@ -597,8 +597,8 @@ def of_designs():
         return Record(config=config, status="finished", columns=columns, predictions=classes)
 
     store = Pretended("nowhere")
-    for design in DESIGNS.values():
-        for study in design():
+    for letter in ("A", "A3", "A0", "C", "D", "E", "F"):
+        for study in DESIGNS[letter]():
             for config in [*study.tuning(), *study.configs(store)]:
                 store.get(config)
     return pandas.concat([record.frame() for record in records.values()], ignore_index=True)
