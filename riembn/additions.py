@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .data import datasets
 from .methods import methods
+from .models import networks
 from .open_table import OpenTable
 
 __all__ = ["carried", "load_plugin", "take_over"]
 
-TABLES: dict[str, OpenTable[Any]] = {"methods": methods}
+TABLES: dict[str, OpenTable[Any]] = {"methods": methods, "networks": networks, "datasets": datasets}
 
 
 def load_plugin(path: str | Path) -> None:

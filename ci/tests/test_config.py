@@ -112,11 +112,28 @@ def test_integers_and_floats_of_equal_value_are_the_same_run():
     assert RunConfig(**{**START, "lr": 1}).digest() == RunConfig(**{**START, "lr": 1.0}).digest()
 
 
-def test_digest_ignores_where_an_image_folder_lies():
-    here, there = (RunConfig(**{**START, "dataset": f"imagefolder:{p}"}) for p in ("a/b/pets", "/c/pets/"))
-    other = RunConfig(**{**START, "dataset": "imagefolder:a/b/birds"})
+def image_folder(path: Path, value: int = 0) -> str:
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (path / part / name).mkdir(parents=True)
+            Image.new("L", (8, 8), value + len(name)).save(path / part / name / "0.png")
+    return f"imagefolder:{path}"
+
+
+def test_digest_of_an_image_folder_is_that_of_its_content(tmp_path):
+    def config(dataset: str) -> RunConfig:
+        return RunConfig(**{**START, "dataset": dataset})
+
+    here, there = (config(image_folder(tmp_path / place / "data")) for place in ("a", "b"))
+    other = config(image_folder(tmp_path / "c" / "data", value=7))
     assert here.digest() == there.digest() != other.digest()
     assert "/" not in here.name
+    (tmp_path / "a" / "data" / "train" / "cat" / "0.png").write_bytes(
+        (tmp_path / "c" / "data" / "train" / "cat" / "0.png").read_bytes()
+    )
+    assert config(here.dataset).digest() not in (here.digest(), other.digest())
 
 
 @pytest.mark.parametrize("method", sorted(methods))
@@ -148,7 +165,7 @@ def test_replace_refuses_unknown_fields():
 @pytest.mark.parametrize(
     ("field", "value", "accepted"),
     [
-        ("network", "resnet-18", "vgg-11, vgg-13"),
+        ("network", "resnet-19", "vgg-11, vgg-13"),
         ("network", "vgg-12", "vgg-11, vgg-13"),
         ("network", "wrn-27-10", "DEPTH 10, 16, 22"),
         ("network", "wrn-28-0", "DEPTH 10, 16, 22"),

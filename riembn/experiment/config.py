@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..data import Datasets, content_digest, datasets
 from ..methods import REST, Method, methods
+from ..models import Networks, networks
 from .fields import Epochs, Flag, Kind, Name, Number, Options, OptionsKind, Whole, declared
 from .source import code_digest, is_foreign
 
@@ -47,24 +48,24 @@ _CONTROLS = frozenset({"decay_on", "lengths"})  # of the baseline: what its deca
 _MAY_BE_NONE = ("grad_clip",)
 
 
-class _Network(Kind):
-    accepted = "vgg-11, vgg-13, vgg-16, vgg-19, or wrn-DEPTH-WIDEN, DEPTH 10, 16, 22, …"
+class _Entry(Kind):
+    """A name of an open table that checks its names itself."""
+
+    def __init__(self, table: Networks | Datasets) -> None:
+        super().__init__()
+        object.__setattr__(self, "table", table)
+
+    table: Networks | Datasets
+
+    @property
+    def accepted(self) -> str:
+        return self.table.accepted
 
     def _checked(self, field: str, value: Any) -> str:
-        vgg = re.fullmatch(r"vgg-(11|13|16|19)", str(value))
-        wrn = re.fullmatch(r"wrn-([1-9]\d*)-(0\.\d*[1-9]|[1-9]\d*(\.\d*[1-9])?)", str(value))
-        if not (vgg or (wrn and int(wrn[1]) >= 10 and int(wrn[1]) % 6 == 4)):
-            raise self.refuse(field, value)
-        return value
-
-
-class _Dataset(Kind):
-    known = ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn")
-    accepted = f"one of {', '.join(known)}, or imagefolder:PATH"
-
-    def _checked(self, field: str, value: Any) -> str:
-        if value not in self.known and not (str(value).startswith("imagefolder:") and len(value) > 12):
-            raise self.refuse(field, value)
+        try:
+            self.table.check(value)
+        except ValueError as reason:
+            raise ValueError(f"RunConfig: {reason}") from None
         return value
 
 
@@ -132,8 +133,8 @@ class RunConfig:
         ValueError, TypeError: In one line: the field, what was given, what is accepted.
     """
 
-    network: str = declared(_Network())
-    dataset: str = declared(_Dataset())
+    network: str = declared(_Entry(networks))
+    dataset: str = declared(_Entry(datasets))
     method: str = declared(Name(known=lambda: tuple(methods)))
     epochs: int = declared(Whole(low=1))
     lr: float = declared(Number(open_low=True))
@@ -218,8 +219,9 @@ class RunConfig:
             refuse("batch_size", f"at most train_size={self.train_size}")
         if self.batch_size % self.accumulate or self.batch_size < 2 * self.accumulate:
             refuse("accumulate", f"parts of equal size, two images or more, of batch_size={self.batch_size}")
-        if self.dropout and not self.network.startswith("wrn"):
-            refuse("dropout", f"0 with network={self.network!r}; only a WRN drops out")
+        for name, neutral in (("width", 1.0), ("dropout", 0.0)):
+            if getattr(self, name) != neutral and name not in networks.takes(self.network):
+                refuse(name, f"{neutral:g} with network={self.network!r}, which takes no {name}")
         if self.lengths == "frozen" and not self.drops:
             refuse("lengths", "'frozen' together with drops: they are frozen at the first")
 
@@ -244,7 +246,7 @@ class RunConfig:
         neutral values they were set to.
         """
         _refuse_unknown(changes, TypeError)
-        if self.method not in methods:  # a record's, whose code is not here
+        if not _known(self.as_dict()):  # a record's, whose code is not here
             return self._recorded({**{name: getattr(self, name) for name in FIELDS}, **changes})
         fields = {name: getattr(self, name) for name in FIELDS if name != "code"}
         if "method" in changes or "schedule" in changes or "augment" in changes:
@@ -272,9 +274,7 @@ class RunConfig:
     def from_dict(cls, fields: Mapping[str, Any]) -> RunConfig:
         """The inverse of `as_dict`; fields that are missing take their defaults."""
         _refuse_unknown(fields, ValueError)
-        if not fields.get("code") and fields.get("method") in methods:
-            return cls(**fields)
-        return cls._recorded(fields)
+        return cls._recorded(fields) if fields.get("code") or not _known(fields) else cls(**fields)
 
     @classmethod
     def _recorded(cls, fields: Mapping[str, Any]) -> RunConfig:
@@ -349,12 +349,25 @@ def digest_of(config: RunConfig, recipe: int) -> str:
 
 def _code_of(config: RunConfig) -> dict[str, str]:
     """Hashes of what the run uses that is not the package's own."""
-    found = {}
-    used = {"method": methods[config.method].optimizer}
-    for what, function in used.items():
-        if is_foreign(function):
-            found[what] = code_digest(function)
+    used: dict[str, Any] = {
+        "method": methods[config.method].optimizer,
+        "network": networks.resolve(config.network)[1],
+        "dataset": datasets.get(config.dataset),
+    }
+    found = {what: code_digest(function) for what, function in used.items() if function and is_foreign(function)}
+    if content := content_digest(config.dataset):
+        found["dataset"] = content
     return found
+
+
+def _known(fields: Mapping[str, Any]) -> bool:
+    """Whether method, network and data set are in this process's tables."""
+    try:
+        networks.check(fields.get("network", ""))
+        datasets.check(fields.get("dataset", ""))
+    except ValueError:
+        return False
+    return fields.get("method") in methods
 
 
 def _refuse_unknown(fields: Mapping[str, Any], error: type[Exception]) -> None:
