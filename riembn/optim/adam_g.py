@@ -50,7 +50,7 @@ class AdamG(RowOptimizer):
         betas: Decay rates of the first and the second moment, each in [0, 1).
         eps: Added to the second moment, inside the root, beside the moment that is not yet corrected for its
             start at zero.
-        grad_clip: Largest norm of a weight vector's Riemannian gradient, in radians; None for no clipping.
+        grad_clip: Largest norm of a weight row's Riemannian gradient, loss a radian; None for no clipping.
         alpha: Weight of the orthogonality regularizer, as for `SGDG`.
         foreach: As for `SGDG`.
         fused: As for `SGDG`.

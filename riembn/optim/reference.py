@@ -1,4 +1,4 @@
-r"""What exactly one step does: float64, one weight vector at a time, every line an equation.
+r"""What exactly one step does: float64, one weight row at a time, every line an equation.
 
 The fast paths of `SGDG`, `AdamG` and `PSISGD` are tested against these functions in weights and in state, and the
 chapters walk through them. Nothing here is in a hurry: vectors are 1-D float64 tensors, scalars Python floats.
@@ -21,7 +21,7 @@ __all__ = ["adam_g", "clip", "orthogonality", "orthogonality_grad", "psi_sgd", "
 
 
 def clip(h: Tensor, grad_clip: float | None) -> Tensor:
-    r"""Per-vector clipping, :math:`\hat h = h \min(1, \nu/\|h\|)`: the direction stays, the norm ends at nu."""
+    r"""Per-row clipping, :math:`\hat h = h \min(1, \nu/\|h\|)`: the direction stays, the norm ends at nu."""
     norm = _norm(h)
     if grad_clip is None or norm <= grad_clip:
         return h
@@ -50,7 +50,7 @@ def adam_g(
     eps: float,
     grad_clip: float | None,
 ) -> tuple[Tensor, Tensor, float]:
-    """Step ``t`` (from 1) of Adam-G: ``(w, g, m, v) -> (w, m, v)``; ``v`` is one number a weight vector."""
+    """Step ``t`` (from 1) of Adam-G: ``(w, g, m, v) -> (w, m, v)``; ``v`` is one number a weight row."""
     beta1, beta2 = betas
     y = w / _norm(w)
     h = clip(sphere.project_tangent(y, g), grad_clip)

@@ -48,10 +48,10 @@ class SGDG(RowOptimizer):
             and ``channels_per_row`` say otherwise (`riembn.geometry.rows`). A group with ``joint=True`` holds
             weights and their biases in turn, and each vector goes on in the entries of the bias. Rows are
             brought to unit norm here, and again at each step.
-        lr: Learning rate: radians of rotation per radian of clipped gradient. A number or a one-element
-            tensor.
+        lr: Learning rate, in radians per unit slope (loss per radian) of the clipped gradient. A number or a
+            one-element tensor.
         momentum: Share of the last displacement that is kept, in [0, 1).
-        grad_clip: Largest norm of a weight vector's Riemannian gradient, in radians; None for no clipping.
+        grad_clip: Largest norm of a weight row's Riemannian gradient, loss a radian; None for no clipping.
             With it no step turns a vector by more than ``lr * grad_clip / (1 - momentum)``.
         alpha: Weight of the orthogonality regularizer, whose gradient is added before the projection; costs
             two matrix products a weight.

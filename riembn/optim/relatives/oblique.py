@@ -31,7 +31,7 @@ class ObliqueSGD(_Oblique):
     Args:
         params: Weight rows: tensors of two or more dimensions, or the param groups of `riembn.Split.groups`; they are
             brought to unit norm at construction.
-        lr: Learning rate, in radians per radian of gradient.
+        lr: Learning rate, in radians per unit slope (loss per radian).
         momentum: μ, in [0, 1).
 
     Source: NVIDIA-NeMo/Emerging-Optimizers, ObliqueSGD (2025), with its defaults; unit rows are points of the oblique

@@ -46,7 +46,7 @@ def safe_norm(x: Tensor, along: Along) -> Tensor:
 
 
 def clipped_tangent(y: Tensor, g: Tensor, along: Along, grad_clip: float | None) -> Tensor:
-    """Riemannian gradient of each unit row, clipped to ``grad_clip`` radians."""
+    """Riemannian gradient of each unit row, clipped to ``grad_clip``, loss a radian."""
     scale = power_of_two_scale(g, along)
     h = g * scale
     for _ in range(2):  # once more for what rounding leaves along y of a gradient that is nearly radial
