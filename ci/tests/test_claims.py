@@ -564,7 +564,7 @@ def test_lengths_part_the_paths_of_sgd_alone():
 
 
 def of_designs():
-    """Every run of the designs that are for claims, as if trained: errors and losses by method and rate, with a spread over seeds."""
+    """Every run of the designs that are for claims, as if trained: values by method and rate, spread over seeds."""
 
     records = {}
 
