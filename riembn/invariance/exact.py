@@ -161,31 +161,27 @@ def _written_at_rest(tensor: Any) -> bool:
 
 
 def _spread(func: Callable[..., Any], x: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """Largest deviation from the mean (or from zero) among the values that are normalized together.
+    """The range of the values that are normalized together, or the largest of them where no mean is taken away.
 
     Infinite where they are all equal to rounding.
     """
     if func is F.normalize:
-        largest = x.abs().amax(arguments["dim"], keepdim=True)
-        return torch.where(largest > 0, largest, torch.ones_like(largest))
-    if func in (F.layer_norm, F.rms_norm):
-        together = x.flatten(-len(arguments["normalized_shape"]))
+        together, dims = x, arguments["dim"]
+    elif func in (F.layer_norm, F.rms_norm):
+        together, dims = x, tuple(range(-len(arguments["normalized_shape"]), 0))
     elif func is F.batch_norm:
-        together = x.transpose(0, 1).flatten(1)
+        together, dims = x, tuple(d for d in range(x.dim()) if d != 1)
     else:
         groups = arguments["num_groups"] if func is F.group_norm else x.size(1)
-        together = x.reshape(x.size(0), groups, -1)
-    largest = together.abs().amax(-1, keepdim=True)
-    if func is F.rms_norm:
-        spread = torch.where(largest > 0, largest, torch.ones_like(largest))
-    else:
-        spread = (together - together.mean(-1, keepdim=True)).abs().amax(-1, keepdim=True)
-        spread = torch.where(spread > _CONSTANT * largest, spread, torch.full_like(spread, torch.inf))
-    if func in (F.layer_norm, F.rms_norm):
-        return spread.unflatten(-1, (1,) * len(arguments["normalized_shape"]))
-    if func is F.batch_norm:
-        return spread.view(1, -1, *(1,) * (x.dim() - 2))
-    return spread.repeat_interleave(x.size(1) // spread.size(1), 1).view(*x.shape[:2], *(1,) * (x.dim() - 2))
+        together, dims = x.reshape(x.size(0), groups, -1), -1
+    high, low = together.amax(dims, keepdim=True), together.amin(dims, keepdim=True)
+    largest = torch.maximum(high.abs(), low.abs())
+    if func in (F.normalize, F.rms_norm):
+        return torch.where(largest > 0, largest, torch.ones_like(largest))
+    spread = torch.where(high - low > _CONSTANT * largest, high - low, torch.full_like(high, torch.inf))
+    if together is x:
+        return spread
+    return spread.repeat_interleave(x.size(1) // groups, 1).view(*x.shape[:2], *(1,) * (x.dim() - 2))
 
 
 def _require(values: int, kind: str) -> None:

@@ -22,6 +22,8 @@ TOLERANCE = 1e-8
 _SILENT = 1e-12
 # Vectors whose slopes are a smaller part than this of what chance would leave may be held up by an eps alone.
 _NEARLY = 0.1
+# A smaller part of a weight's vectors that is invariant is so by accident of the example.
+_A_PART = 0.1
 
 Point = Mapping[str, Radial]
 """What the gradients say at one setting of all parameters, by name."""
@@ -34,7 +36,8 @@ class Weight:
     Attributes:
         candidate: Its name, and how its vectors may lie.
         own: The caller's parameters, by name.
-        points: What is known; it is scale-invariant in a layout only if it is so at every point.
+        own_point: What the gradients say at the network's own parameters and eps.
+        points: What they say elsewhere; it is scale-invariant in a layout only if it is so at every point.
         layout: The finest layout in which it is scale-invariant, or None.
         joint: Whether it is so only together with its bias, whose entries then belong to its vectors.
         refusal: Why it does not belong on the manifold, as far as the measurement itself tells.
@@ -44,6 +47,7 @@ class Weight:
 
     candidate: Candidate
     own: Mapping[str, nn.Parameter]
+    own_point: Point = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     layout: Layout | None = None
     joint: bool = False
@@ -67,8 +71,9 @@ class Weight:
 
     @property
     def silent(self) -> bool:
-        """Whether it has no slope at any point."""
-        return all(p[self.name].total_size < _SILENT for p in self.points if self.name in p)
+        """Whether it has no slope at any point; with an eps, vectors of one entry have one as well."""
+        points = (self.own_point, *self.points)
+        return all(p[self.name].total_size < _SILENT for p in points if self.name in p)
 
     def propose(self) -> None:
         """Choose the finest layout in which the gradient is tangent at every point."""
@@ -143,11 +148,15 @@ class Weight:
             return "invariant, but one of its vectors is zero and has no direction"
         return ""
 
-    def slope(self, point: Point) -> float | None:
+    def slope(self, *, own: bool = False) -> float | None:
         """Largest motion of the output, relative to its size, per unit of log-scale of one vector.
 
         Of the whole tensor, if it is not invariant. None if the output does not depend on it.
+
+        Args:
+            own: At the network's own parameters, with its own eps.
         """
+        point = self.own_point if own else self.points[0]
         if not all(name in point for name in self.names):
             return None
         if self.layout is None:
@@ -159,7 +168,7 @@ class Weight:
 
         Normalized queries and keys in one tensor with values are such a part.
         """
-        best, self.part = 0.0, None
+        best, self.part = _A_PART, None
         for joint in (False, True) if self._bias_counts() else (False,):
             for layout in self._natural()[:-1]:
                 live = self._sums(self.points[0], layout, joint)[1] > _SILENT

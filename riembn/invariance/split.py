@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -98,10 +97,7 @@ def split(
     entries |= {c.name: Entry(c.name, named[c.name], False, c.refusal) for c in found}
     for weight in weights:
         entries |= _entries(weight, trial.reasons)
-    own, own_change = trial.own()
-    for weight in weights:
-        entries[weight.name] = replace(entries[weight.name], own_eps=weight.slope(own))
-    result = Split(tuple(entries.values()), rule, trial.change, own_change, trial.random)
+    result = Split(tuple(entries.values()), rule, trial.change, trial.own_change, trial.random)
     if result.caution():
         logging.getLogger("riembn").warning("split: %s.", result.caution())
     return result
@@ -109,16 +105,16 @@ def split(
 
 def _entries(weight: Weight, reasons: Reasons) -> dict[str, Entry]:
     """What is known about a weight, and about its bias if that belongs to it."""
-    name, layout, error = weight.name, weight.layout, weight.slope(weight.points[0])
+    name, layout, error, own_eps = weight.name, weight.layout, weight.slope(), weight.slope(own=True)
     refusal = weight.refusal or weight.unfit()
     if layout is None or refusal:
         refusal = refusal or str(weight.part or reasons.obstacle(name))
-        return {name: Entry(name, weight.own[name], False, refusal, error)}
+        return {name: Entry(name, weight.own[name], False, refusal, error, own_eps)}
     bias = next(iter(weight.names[1:]), "")
     reason = reasons.normalization(name) + (", together with its bias" if bias else "")
     if weight.fading:
         reason += f", but for an eps that cannot be switched off (slope {error:.0e})"
-    found = Entry(name, weight.own[name], True, reason, error, None, layout, weight.rows, bias)
+    found = Entry(name, weight.own[name], True, reason, error, own_eps, layout, weight.rows, bias)
     if not bias:
         return {name: found}
     of_bias = Entry(bias, weight.own[bias], True, f"joint with {name}", None, None, layout, 0, name)

@@ -14,7 +14,7 @@ from riembn.invariance.twin import Edit, Twin, size
 __all__ = ["LIMIT", "Trial"]
 
 LIMIT = 16
-"""Most passes through the network; two of them are for its own eps."""
+"""Most passes through the network."""
 
 # The verdict asks for any factor: large ones, so that what saturates (ReLU6) does, and small ones, because the
 # slope of what is saturated is zero again. What eps costs depends on how far scales drift: a factor of four.
@@ -35,6 +35,7 @@ class Trial:
     Attributes:
         outputs: Of every state looked at, with their graphs.
         change: Largest relative change of the output when all that passed are rescaled at once.
+        own_change: The same with the network's own parameters and eps, for factors of up to four.
         reasons: What every weight meets in the graph, once it is decided.
         random: Whether forward draws random numbers that change the output.
     """
@@ -43,12 +44,13 @@ class Trial:
         self.twin, self.weights = twin, weights
         self.outputs: list[list[Tensor]] = []
         self.reasons = Reasons([], {})
-        self.change, self.random = 0.0, False
+        self.change, self.own_change, self.random = 0.0, 0.0, False
         self._states = [0]
         self._generator = torch.Generator().manual_seed(0)
 
     def decide(self) -> None:
         """Find the layout, or the refusal, of every weight; `look` comes first."""
+        own_outputs = self._look_at_own()
         self.reasons = Reasons([t for outputs in self.outputs for t in outputs], self.twin.parameters)
         self._set_unused_apart()
         live = [w for w in self.weights if not w.refusal]
@@ -60,14 +62,18 @@ class Trial:
         if self.reasons.divides:
             self._look_for_eps([w for w in live if w.layout is None and not w.refusal])
         self._look_for_parts([w for w in live if w.layout is None and not w.refusal])
+        self.twin.eps, self.twin.generic = True, False
+        chosen = [w for w in self.weights if w.layout is not None and not w.unfit()]
+        self.own_change = _gap(self.twin.run(self._rescaled(chosen, _NEAR))[0], own_outputs)
 
-    def own(self) -> tuple[Point, float]:
-        """At the network's own parameters and eps: what gradients say, and the change for factors of up to four."""
+    def _look_at_own(self) -> list[Tensor]:
+        """Gradients at the network's own parameters and eps; the output there."""
         self.twin.eps, self.twin.generic = True, False
         outputs, point = self.twin.run(gradients=True)
-        self.outputs, self._states = [outputs], [0]
-        chosen = [w for w in self.weights if w.layout is not None and not w.unfit()]
-        return point, self._changed(self._rescaled(chosen, _NEAR))[0]
+        self.twin.eps, self.twin.generic = False, True
+        for weight in self.weights:
+            weight.own_point = point
+        return [t.detach() for t in outputs]
 
     def look(self) -> None:
         """Gradients at the present parameters, in as many random states as it takes to reach every weight."""
@@ -232,7 +238,7 @@ class Trial:
         return largest, points
 
     def _affordable(self, rounds: int) -> bool:
-        return self.twin.passes + rounds * len(self._states) <= LIMIT - 2
+        return self.twin.passes + rounds * len(self._states) <= LIMIT - 1
 
 
 @torch.no_grad()
