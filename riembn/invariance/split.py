@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from riembn.invariance.candidates import candidates
+from riembn.invariance.copying import one_line
 from riembn.invariance.exact import TooFewValues
 from riembn.invariance.example import described, slip
 from riembn.invariance.granularity import Weight
@@ -18,7 +19,7 @@ from riembn.invariance.reasons import Reasons
 from riembn.invariance.refusals import refuse
 from riembn.invariance.report import Entry, Split
 from riembn.invariance.trial import Trial
-from riembn.invariance.twin import LossError, Twin, one_line
+from riembn.invariance.twin import LossError, Twin
 
 __all__ = ["split"]
 

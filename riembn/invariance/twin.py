@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import random
 import re
-import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from types import CellType, FunctionType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
-from torch.overrides import TorchFunctionMode
 
 from riembn.geometry import Layout
-from riembn.invariance.exact import TINY, Exact, widened
+from riembn.invariance.copying import copied_model, one_line
+from riembn.invariance.exact import Exact, widened
 from riembn.invariance.example import arguments, mapped, tensors
 from riembn.invariance.radial import Radial, radial
+from riembn.invariance.state import EPS_NAMES, State, random_state
 
-__all__ = ["LossError", "Twin", "one_line"]
+__all__ = ["Edit", "LossError", "Twin", "size"]
 
 Loss = Callable[[Any], Tensor]
 Edit = Callable[[Tensor], None]
 """Changes a parameter in place."""
 
-_BACKWARD_HOOKS = re.compile(r"_backward(_pre)?_hooks$")
 _RANDOM_DEPTH = re.compile("drop|stochastic", re.IGNORECASE)
-_EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "layer_norm_eps")
-_TORCHS_OWN = frozenset(vars(nn.Module()))
-_CONTAINERS = (list, dict, set, deque)
-_STATE = (*_CONTAINERS, Tensor, torch.Generator, random.Random)
 
 
 class LossError(TypeError):
@@ -73,18 +64,15 @@ class Twin:
         self.passes, self.normalizes, self.draws, self.cut = 0, False, False, False
         self._loss, self._layouts, self._given = loss, layouts, example_input
         self._own = dict(model.named_parameters())
-        self._on_cpu = any(p.device.type == "mps" for p in self._own.values())  # mps knows no float64
-        self.model = _copy(model)
-        if self._on_cpu:
-            self.model.cpu()
-        self.model._apply(widened)
+        self._on_cpu = any(p.device.type == "mps" for p in self._own.values())
+        self.model = copied_model(model)
         if not model.training:
             self.model.train()
         for module in self.model.modules():
             if _RANDOM_DEPTH.search(type(module).__name__):
                 module.training = False
         self.parameters = dict(self.model.named_parameters())
-        self._state = _State(self.model)
+        self._state = State(self.model)
         self._collected: dict[str, Radial] | None = None
         for name, parameter in self.parameters.items():
             if parameter.requires_grad:
@@ -115,7 +103,7 @@ class Twin:
         mode = Exact(eps=self.eps, through=gradients and self.through)
         with (
             torch.set_grad_enabled(gradients),
-            _random_state(self.model, state) as drawn,
+            random_state(self.model, state) as drawn,
             _eager(self.model),
         ):
             with mode:
@@ -197,131 +185,6 @@ class Twin:
         return mapped(self._given, prepared)
 
 
-class _State:
-    """What a pass may leave behind in a model, and how to set it back: buffers, attributes, generators, eps."""
-
-    def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        # Modules and parameters are no state of their own: they stay the objects that they are.
-        self._fixed = {id(kept): kept for kept in (*modules, *model.parameters())}
-        self._modules = [
-            (
-                vars(module),
-                dict(module._parameters),
-                {k: v for k, v in vars(module).items() if k not in _TORCHS_OWN},
-                {k: b for k, b in module._buffers.items() if b is not None},
-            )
-            for module in modules
-        ]
-        self._content = self._copied(
-            [({k: v for k, v in a.items() if isinstance(v, _STATE)}, b) for _, _, a, b in self._modules]
-        )
-        self._before: list[tuple[Any, Any]] = []
-
-    def restore(self, state: int, *, eps: bool) -> None:
-        """Set the model back to its first state; a ``state`` other than 0 seeds its own generators by it."""
-        self._before = []
-        fresh = self._copied(self._content)
-        for (held, parameters, attributes, _), (contents, buffers) in zip(self._modules, fresh, strict=True):
-            for key in [k for k in held if k not in attributes and k not in _TORCHS_OWN]:
-                del held[key]
-            for key, value in attributes.items():
-                held[key] = _refilled(value, contents[key]) if key in contents else value
-                if key in _EPS_NAMES and isinstance(value, float) and not eps:
-                    held[key] = TINY
-                if isinstance(value, torch.Generator | random.Random):
-                    if state:
-                        _generator_seed(held[key], state)
-                    self._before.append((held[key], _generator_state(held[key])))
-            held["_parameters"].update(parameters)
-            held["_buffers"].update(buffers)
-
-    def drew(self) -> bool:
-        """Whether a generator of the model's own was used since."""
-        return any(_generator_state(generator) != before for generator, before in self._before)
-
-    def _copied(self, value: Any) -> Any:
-        with _Copying():
-            return copy.deepcopy(value, dict(self._fixed))
-
-
-class _Copying(TorchFunctionMode):
-    """Inside, copy.deepcopy widens tensors, and takes what a pass left behind without its graph."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and type(args[0]) is Tensor:
-            tensor, memo = args
-            memo[id(tensor)] = widened(tensor.detach()).clone().requires_grad_(tensor.is_leaf and tensor.requires_grad)
-            return memo[id(tensor)]
-        return func(*args, **(kwargs or {}))
-
-
-def _refilled(kept: Any, content: Any) -> Any:
-    """The container kept, with its first content again: a hook may hold the same one. Of other kinds the content."""
-    if isinstance(kept, list):
-        kept[:] = content
-    elif isinstance(kept, deque):
-        kept.clear()
-        kept.extend(content)
-    elif isinstance(kept, dict | set):
-        kept.clear()
-        kept.update(content)
-    else:
-        return content
-    return kept
-
-
-def _generator_state(generator: Any) -> Any:
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state().tolist()
-
-
-def _generator_seed(generator: Any, seed: int) -> None:
-    generator.seed(seed) if isinstance(generator, random.Random) else generator.manual_seed(seed)
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    memo: dict[int, Any] = {}
-    try:
-        with _Copying():
-            twin = copy.deepcopy(model, memo)
-    except Exception as error:
-        raise ValueError(
-            f"split: the model cannot be copied ({one_line(error)}). Give a module that copy.deepcopy accepts; "
-            "of a model wrapped for several devices, the module inside."
-        ) from error
-    for module in twin.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, dict) and _BACKWARD_HOOKS.search(name):
-                value.clear()
-            elif isinstance(value, dict) and name in _TORCHS_OWN:
-                value.update({k: _rebound(v, memo) for k, v in value.items() if isinstance(v, FunctionType)})
-        vars(module).update({k: _rebound(v, memo) for k, v in vars(module).items() if isinstance(v, FunctionType)})
-    return twin
-
-
-def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """The function with copies of what it can reach of the model, and of the lists and dicts that it writes to.
-
-    copy.deepcopy leaves functions as they are, so that a hook of the copy would still serve the original.
-    """
-
-    def copied(value: Any) -> Any:
-        if id(value) in memo or isinstance(value, _CONTAINERS):
-            with contextlib.suppress(Exception), _Copying():
-                return copy.deepcopy(value, memo)
-        return value
-
-    code, scope = function.__code__, function.__globals__
-    closure = tuple(CellType(copied(cell.cell_contents)) for cell in function.__closure__ or ())
-    reached = {name: copied(scope[name]) for name in code.co_names if name in scope}
-    changed = any(value is not scope[name] for name, value in reached.items())
-    twin = FunctionType(
-        code, {**scope, **reached} if changed else scope, function.__name__, function.__defaults__, closure
-    )
-    twin.__kwdefaults__ = function.__kwdefaults__
-    return twin
-
-
 def _scalar(loss: Loss, output: Any) -> Tensor:
     try:
         value = loss(output)
@@ -347,49 +210,10 @@ def _is_constant(tensor: Tensor) -> bool:
 
 
 def _is_normalization(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower() or any(name in vars(module) for name in _EPS_NAMES)
-
-
-def one_line(error: BaseException) -> str:
-    """The error's type and the first line of its message."""
-    message = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {message[0]}"
+    return "norm" in type(module).__name__.lower() or any(name in vars(module) for name in EPS_NAMES)
 
 
 def _eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     """Compiled parts run uncompiled: compiling them for a few passes in float64 would only cost time."""
     compiled = any(hasattr(module, "_orig_mod") for module in model.modules())
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _random_state(model: nn.Module, seed: int) -> Iterator[Callable[[], bool]]:
-    """The same random numbers for the same seed; then the caller's own state again.
-
-    Gives a function that tells, once the context has ended, whether any were drawn in it.
-    """
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    python_state, drawn = random.getstate(), [False]
-    numpy = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy else None
-
-    def states() -> list[Any]:
-        found: list[Any] = [torch.default_generator.get_state().tolist(), random.getstate()]
-        found += [torch.cuda.default_generators[d].get_state().tolist() for d in devices]
-        return [*found, numpy.random.get_state()[2]] if numpy else found
-
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.default_generator.manual_seed(seed)
-            for device in devices:
-                torch.cuda.default_generators[device].manual_seed(seed)
-            random.seed(seed)
-            if numpy:
-                numpy.random.seed(seed)
-            before = states()
-            yield lambda: drawn[0]
-            drawn[0] = states() != before
-    finally:
-        random.setstate(python_state)
-        if numpy:
-            numpy.random.set_state(numpy_state)
