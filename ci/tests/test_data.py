@@ -499,6 +499,7 @@ def test_digest_is_of_the_content_and_not_of_the_place(tmp_path: Path) -> None:
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of what is kept, here for few files too."""
     monkeypatch.setattr(folder_cache, "FEW", 1)
+    monkeypatch.setattr(folder_cache, "_last", {})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache/riembn/imagefolder"
 
@@ -534,6 +535,7 @@ def test_what_is_kept_may_be_damaged_or_impossible(
     for damage in (b"", b"{", b"\x80\x02.", b"PK\x03\x04"):
         for file in kept.iterdir():
             file.write_bytes(damage)
+        folder_cache._last.clear()
         assert content_digest(f"imagefolder:{place}") == digest
         assert torch.equal(load(f"imagefolder:{place}")[0].images, first.images)
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
@@ -548,6 +550,8 @@ def test_only_changed_files_are_read_for_the_digest(
     read: list[Path] = []
     whole = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+    assert content_digest(f"imagefolder:{tmp_path / 'data'}") == digest and not read
+    folder_cache._last.clear()  # as in the next process
     assert content_digest(f"imagefolder:{tmp_path / 'data'}") == digest and not read
     (tmp_path / "data/test/dog/e.bmp").touch()
     assert content_digest(f"imagefolder:{tmp_path / 'data'}") == digest

@@ -21,22 +21,34 @@ LARGE = 2**30  # bytes of pixels that are not kept
 Files = list[str]  # below the folder, with / between names
 
 
+Stamps = list[tuple[str, int, int]]  # name, size and time of change of each file
+
+_last: dict[Path, tuple[Stamps, str]] = {}  # of each folder in this process, since many configurations name one
+
+
 def contents(root: Path, files: Files) -> str:
     """Sixteen hexadecimal digits of the files' names, sizes and bytes; only files that changed are read again."""
+    stats = ((file, os.stat(f"{root}/{file}")) for file in files)
+    stamps = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+    before, digest = _last.get(root, ([], ""))
+    if stamps != before:
+        digest = _digest(root, stamps)
+        _last[root] = stamps, digest
+    return digest
+
+
+def _digest(root: Path, stamps: Stamps) -> str:
     place = _place(root, "json")
     try:
         known: dict[str, list[Any]] = json.loads(place.read_text())
     except (OSError, ValueError):
         known = {}
     now: dict[str, list[Any]] = {}
-    for file in files:
-        stat = os.stat(root / file)
+    for file, size, changed in stamps:
         old = known.get(file, [])
-        if old[:2] == [stat.st_size, stat.st_mtime_ns]:
-            now[file] = old
-        else:
-            now[file] = [stat.st_size, stat.st_mtime_ns, hashlib.sha256((root / file).read_bytes()).hexdigest()]
-    if len(files) >= FEW and now != known:
+        same = old[:2] == [size, changed]
+        now[file] = old if same else [size, changed, hashlib.sha256((root / file).read_bytes()).hexdigest()]
+    if len(stamps) >= FEW and now != known:
         _keep(place, lambda file: file.write(json.dumps(now).encode()))
     held = sorted((file, size, content) for file, (size, _, content) in now.items())
     return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:16]
