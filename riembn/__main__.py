@@ -232,6 +232,27 @@ class _Damaged:
         print(message, file=sys.stderr)
 
 
+def _design(options: argparse.Namespace) -> int:
+    from .evidence.designs import DESIGNS
+
+    if options.name not in DESIGNS:
+        raise ValueError(f"design: no block {options.name!r}; there are {', '.join(DESIGNS)}.")
+    for number, study in enumerate(DESIGNS[options.name](), start=1):
+        missing = study.missing(options.store)
+        total = len(study.tuning()) + len(study.cells) * len(study.seeds)
+        print(f"block {options.name}, study {number}: {total} runs, {len(missing)} to be run next", flush=True)
+        if not options.dry_run:
+            study.run(
+                options.store,
+                n_jobs=options.jobs,
+                device=options.device,
+                data_root=options.data,
+                retry_failed=options.retry_failed,
+                progress=True,
+            )
+    return 0
+
+
 def _new_chapter(options: argparse.Namespace) -> int:
     from .pages.chapter import repository
     from .pages.new_chapter import copied_chapter, new_chapter
@@ -383,6 +404,15 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--backend", help="a backend of joblib; its own processes otherwise")
     many.add_argument("--address", metavar="tcp://HOST:PORT", help="a Dask scheduler, whose workers train")
     many.add_argument("--retry-failed", action="store_true", help="run again what failed before")
+
+    block = command("design", _design, "Run what is missing of one of the book's experiments.")
+    block.add_argument("name", help="of the block, such as A; riembn/evidence/designs.py lists them")
+    block.add_argument("--store", required=True, metavar="DIR", help="where records are kept")
+    block.add_argument("--data", metavar="DIR", help="folder of the data sets (else RIEMBN_DATA)")
+    block.add_argument("--device", help="cpu, cuda, …; the GPU if there is one")
+    block.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core, or a GPU")
+    block.add_argument("--dry-run", action="store_true", help="say how much is missing only")
+    block.add_argument("--retry-failed", action="store_true", help="run again what failed before")
 
     chapter = command("new-chapter", _new_chapter, "Write a chapter of the book that varies a field, or copy one.")
     chapter.add_argument("name", help="lower-case words with hyphens, such as momentum")

@@ -289,3 +289,9 @@ def test_altered_number_is_noticed(tmp_path, capsys):
     path.write_text(text.replace(line, line.replace("[", "[1")))
     code, out, _ = run(capsys, "verify", "--store", tmp_path)
     assert code == 1 and "the checksum differs" in out
+
+
+def test_design_says_what_is_missing(tmp_path, capsys):
+    code, out, err = run(capsys, "design", "A", "--store", tmp_path, "--dry-run")
+    assert (code, err) == (0, "") and out == "block A, study 1: 120 runs, 80 to be run next\n"
+    assert run(capsys, "design", "Z", "--store", tmp_path)[0] == 2

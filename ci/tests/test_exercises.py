@@ -90,7 +90,7 @@ def test_first_command_runs(path: Path, words: list[str], tmp_path: Path) -> Non
     out = tmp_path / "out.ipynb"
     command = ["papermill", words[1], str(out), *words[3:], "-p", "profile", "smoke", "--no-progress-bar"]
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, env=environment(), capture_output=True, text=True
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment(ROOT), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     parameters = json.loads(out.read_text(encoding="utf-8"))["metadata"]["papermill"]["parameters"]

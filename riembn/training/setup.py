@@ -98,6 +98,10 @@ def network_of(config: RunConfig, images: Images, device: torch.device) -> nn.Mo
         dropout=config.dropout,
     )
     model = models.channels_last(model).to(device)
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        with torch.no_grad():  # layers of a fork that learn their size from an image
+            model.eval()(images.scaled(images.train.images[:2]))
+        model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1 - config.bn_decay
