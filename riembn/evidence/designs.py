@@ -108,12 +108,13 @@ def balance() -> list[Study]:
     """Block D (C8): the angle of SGD at balance against its prediction, and what decay does beyond the rate."""
     law = [
         Study(
-            cell(lr=lr, weight_decay=decay, drops=(), evaluate_at=(12,), epochs=epochs),
+            cell(lr=lr, weight_decay=decay, drops=(), evaluate_at=(epochs,), epochs=epochs),
             vary={"nesterov": [True, False]},
             baseline={"nesterov": True},
             seeds=range(3),
         )
-        for lr, decay, epochs in ((0.1, 2e-3, 12), (0.05, 2e-3, 12), (0.1, 5e-3, 12), (0.05, 5e-3, 12))
+        # each for at least three time constants (1 - a)/(4 lr decay): 125, 250, 50 and 100 steps of 78 an epoch
+        for lr, decay, epochs in ((0.1, 2e-3, 6), (0.05, 2e-3, 12), (0.1, 5e-3, 6), (0.05, 5e-3, 6))
     ]
     return [
         *law,
@@ -127,7 +128,11 @@ def starts() -> list[Study]:
     settings = {"sgd-g": {"lr": 0.2}, "adam-g": {"lr": 0.05}, "psi-sgd": {"lr": 0.1}}
     return [
         Study(
-            cell(evaluate_at=(12,), **start), methods=METHODS, settings=settings, baseline="sgd", seeds=range(6)
+            cell(epochs=6, evaluate_at=(6,), **start),
+            methods=METHODS,
+            settings=settings,
+            baseline="sgd",
+            seeds=range(6),
         )
         for start in ({}, {"row_scale": 3}, {"start_noise": 1e-6})
     ]
