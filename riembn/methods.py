@@ -144,6 +144,9 @@ methods: OpenTable[Method] = OpenTable(
             fields=frozenset({"momentum"}),
             lr_without_momentum=1.0,
         ),
+        # torch's own, on all parameters, at its own settings.
+        "adam": Method(optimizer=torch.optim.Adam, lr=1e-3, kind="whole"),
+        "adamw": Method(optimizer=torch.optim.AdamW, lr=1e-3, kind="whole"),
         # SGD on both parts, each at a rate of its own: the control for what two rates alone do.
         "sgd-split": Method(
             optimizer=torch.optim.SGD,

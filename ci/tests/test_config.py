@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from riembn import methods
+from riembn.evidence.published import CHO_LEE, YI_PLAIN, YI_WITH_DECAY
 from riembn.experiment.config import FIELDS, RunConfig, acting
-from riembn.experiment.presets import PAPER_CELLS, preset
+from riembn.experiment.presets import PAPER_CELLS, YI_CELLS, YI_IMAGENET, preset
 
 START = {"network": "vgg-11", "dataset": "digits", "method": "sgd-g", "epochs": 10, "lr": 0.2}
 
@@ -171,7 +172,7 @@ def test_replace_refuses_unknown_fields():
         ("network", "wrn-28-0", "DEPTH 10, 16, 22"),
         ("dataset", "imagenet", "digits, fashion-mnist"),
         ("dataset", "imagefolder:", "imagefolder:PATH"),
-        ("method", "adam", "one of sgd, sgd-g, adam-g, psi-sgd"),
+        ("method", "adagrad", "one of sgd, sgd-g, adam-g, psi-sgd"),
         ("epochs", 0, "a whole number of at least 1"),
         ("epochs", 2.0, "a whole number"),
         ("epochs", True, "a whole number"),
@@ -302,7 +303,7 @@ def test_preset_override_wins_and_drops_move_with_the_epochs():
     [
         ("vgg-13/sgd", "smoke", "'vgg-13/sgd' is no preset; give NETWORK/DATASET/METHOD"),
         (None, "smoke", "None is no preset"),
-        ("vgg-13/cifar10/adam", "smoke", "unknown method 'adam' in 'vgg-13/cifar10/adam'; give one of sgd"),
+        ("vgg-13/cifar10/adagrad", "smoke", "unknown method 'adagrad' in 'vgg-13/cifar10/adagrad'; give one of sgd"),
         ("vgg-13/mnist/sgd", "smoke", "dataset='mnist' is not accepted; give one of digits"),
         ("vgg-12/cifar10/sgd", "smoke", "network='vgg-12' is not accepted"),
         ("vgg-13/cifar10/sgd", "desktop", "unknown profile 'desktop'; give smoke, laptop or paper"),
@@ -321,3 +322,29 @@ def test_preset_refuses_unknown_fields_and_bad_epochs():
         preset("vgg-13/cifar10/sgd", learning_rate=1)
     with pytest.raises(TypeError, match="epochs='3' is not accepted"):
         preset("vgg-13/cifar10/sgd", epochs="3")
+
+
+def test_yis_cells_are_his_settings():
+    expected = {"sgd": (0.1, None), "sgd-g": (0.2, 0.1), "psi-sgd": (0.1, 0.1), "adam": (0.001, None)}
+    for dataset, networks in YI_CELLS.items():
+        for network in networks:
+            for method, rates in expected.items():
+                config = preset(f"{network}/{dataset}/{method}", profile="paper")
+                assert (config.lr, config.rest_lr) == rates and config.epochs == 200 and config.rule == "invariant"
+                assert (config.drops, config.drop_factor, config.batch_size) == ((60, 120, 160), 0.2, 128)
+                assert method == "adam" or config.weight_decay == 0
+    assert preset("resnet-20/cifar10/psi-sgd", profile="paper", weight_decay=5e-4).weight_decay == 5e-4
+
+
+def test_imagenets_cells_are_read_from_a_folder(tmp_path):
+    config = preset(f"resnet-18/{image_folder(tmp_path / 'net')}/psi-sgd", profile="paper")
+    assert (config.network, config.epochs, config.drops) == ("resnet-18", 100, (30, 60, 90))
+
+
+def test_every_published_cell_can_be_run_as_it_stands():
+    assert sum(map(len, CHO_LEE.values())) == 36 and len(CHO_LEE) == 12
+    assert sum(map(len, (*YI_PLAIN.values(), *YI_WITH_DECAY.values()))) == 95
+    for dataset, network in CHO_LEE:
+        assert preset(f"{network}/{dataset}/sgd-g", profile="paper").network == network
+    for dataset, network in (*YI_PLAIN, *YI_WITH_DECAY):
+        assert network in YI_CELLS.get(dataset, YI_IMAGENET)

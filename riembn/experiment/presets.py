@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..methods import methods
 from .config import FIELDS, RunConfig, acting, refuse_idle
 
-__all__ = ["PAPER_CELLS", "PROFILES", "method_settings", "preset"]
+__all__ = ["PAPER_CELLS", "PROFILES", "YI_CELLS", "YI_IMAGENET", "method_settings", "preset"]
 
 _CIFAR_NETWORKS = ("vgg-13", "vgg-19", "wrn-28-10", "wrn-40-10")
 _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
@@ -16,6 +17,11 @@ _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
 # The tables of Cho and Lee (2017): data set -> networks. Each has a column for sgd, sgd-g and adam-g; other methods
 # at these cells are ours.
 PAPER_CELLS = {"cifar10": _CIFAR_NETWORKS, "cifar100": _CIFAR_NETWORKS, "svhn": _SVHN_NETWORKS}
+
+# Yi's (2022, Section 6.2): networks of He et al. on CIFAR. ImageNet's are run from a folder of images.
+_YI_NETWORKS = ("resnet-20", "resnet-32", "resnet-44", "resnet-56")
+YI_CELLS = {"cifar10": _YI_NETWORKS, "cifar100": _YI_NETWORKS}
+YI_IMAGENET = ("resnet-18", "resnet-34", "resnet-50")
 
 # --- what the papers' numbers were made with (TensorFlow release of Cho and Lee) ----------------------
 
@@ -53,6 +59,10 @@ _SVHN: dict[str, Any] = {
     "pixels": "unit",
 }
 _SVHN_RATE_DIVISOR = 10  # every rate of SVHN is a tenth of CIFAR's
+
+# Without a regularizer, as Yi's Table 1; his Table 2 has weight_decay=5e-4.
+_YI: dict[str, Any] = {**_CIFAR, "rule": "invariant", "weight_decay": 0.0}
+_IMAGENET: dict[str, Any] = {"epochs": 100, "drops": (30, 60, 90)}
 
 _WRN_DROPOUT = {"cifar10": 0.3, "cifar100": 0.3, "svhn": 0.4}
 
@@ -120,14 +130,17 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
     Raises:
         ValueError, TypeError: In one line: what was given, what is accepted.
 
-    Source: github.com/MinhyungCho/riemannian-batch-normalization, for the paper's cells of sgd, sgd-g and adam-g.
+    Source: github.com/MinhyungCho/riemannian-batch-normalization, for Cho and Lee's cells of sgd, sgd-g and adam-g; Yi
+    (2022), Section 6.2 and supplement, Table 3, for those of the ResNets, which are without a regularizer unless
+    ``weight_decay`` is given, as in Table 1 (Table 2: 5e-4), and at PSI-SGD's rate with momentum (without:
+    ``lr=1.0, momentum=0.0``).
     """
-    parts = name.split("/") if isinstance(name, str) else []
-    if len(parts) != 3:
+    parts = re.fullmatch(r"([^/]+)/(.+)/([^/]+)", name) if isinstance(name, str) else None
+    if parts is None or ("/" in parts[2] and ":" not in parts[2]):  # imagefolder:PATH has slashes of its own
         raise ValueError(
             f"preset: {name!r} is no preset; give NETWORK/DATASET/METHOD: wrn-28-10/cifar10/sgd-g."
         )
-    network, dataset, method = parts
+    network, dataset, method = parts.groups()
     if method not in methods:
         raise ValueError(f"preset: unknown method {method!r} in {name!r}; give one of {', '.join(methods)}.")
     unknown = sorted(set(overrides) - FIELDS.keys())
@@ -148,8 +161,16 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
 
 
 def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]:
+    if network in YI_CELLS.get(dataset, ()) or (network in YI_IMAGENET and dataset.startswith("imagefolder:")):
+        settings = {"network": network, "dataset": dataset, "method": method, **_EVERYWHERE}
+        settings |= {**method_settings(method, dataset), **_YI, **({} if dataset in YI_CELLS else _IMAGENET)}
+        if methods[method].kind == "rows":
+            settings["rest_lr"] = 0.1
+        return settings
     if network not in PAPER_CELLS.get(dataset, ()):
-        cells = "; ".join(f"{data}: {', '.join(networks)}" for data, networks in PAPER_CELLS.items())
+        known = {data: (*networks, *YI_CELLS.get(data, ())) for data, networks in PAPER_CELLS.items()}
+        known["imagefolder:PATH"] = YI_IMAGENET
+        cells = "; ".join(f"{data}: {', '.join(networks)}" for data, networks in known.items())
         raise ValueError(f"preset: no cell of the papers is called {name!r}; profile='paper' has {cells}.")
     settings = {"network": network, "dataset": dataset, "method": method, **_EVERYWHERE}
     settings |= _SVHN if dataset == "svhn" else _CIFAR
