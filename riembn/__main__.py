@@ -20,6 +20,7 @@ from .experiment.files import write_whole
 from .experiment.store import last_line, tidy
 from .training import SweepFailed, sweep, train
 from .training.devices import is_first
+from .training.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import pandas
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `train` diverged, 2 if the input was not accepted, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
+    if options.act in (_train, _sweep, _design):
+        keep_freed_memory()  # of this process, which does nothing else
     try:
         for file in getattr(options, "plugin", ()):
             load_plugin(file)

@@ -1,4 +1,4 @@
-"""What do a few seeds allow to say about a difference? Tables over seeds: means, comparisons, verdicts.
+"""Tables over seeds: means, comparisons, and what a few seeds allow to say about a difference.
 
 Intervals have 95 % confidence unless told otherwise, each for itself, and are Student's for means. Where a seed is
 missing nothing is computed. What varies within an interval is the seed alone: initial weights, order of the images,

@@ -1,4 +1,4 @@
-"""How does a run that is killed go on where it was?"""
+"""Checkpoints of a run, from which it goes on where it was killed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*.pt"))
+        return sorted(path for path in self.folder.glob("epoch-*.pt") if path.is_file())
 
 
 class _Damaged(Exception):

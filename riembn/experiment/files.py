@@ -1,4 +1,4 @@
-"""How does a file come to be there whole, or not at all?"""
+"""Files that are there whole, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a run leave behind, and is what a file holds such a record?"""
+"""What a run leaves behind, and whether what a file holds is such a record."""
 
 from __future__ import annotations
 

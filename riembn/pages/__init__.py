@@ -1,4 +1,4 @@
-"""What do the figures and tables of the book look like?
+"""Figures and tables of the book, and studies on a page.
 
 One palette, one way to draw an interval, one way onto a page; the only place that imports matplotlib.
 """

@@ -1,4 +1,4 @@
-"""How does BatchNorm normalize a batch that lies on several devices? By the mean and variance of all of it."""
+"""BatchNorm of a batch that lies on several devices, by the mean and variance of all of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images make up the batch of a step?
+"""The images that make up the batch of each step.
 
 Batches run across epoch borders, as in the papers' release: the training set is shuffled anew for each pass,
 the passes are joined to one long stream, and step s takes the images s*B to (s+1)*B. Nothing is left over

@@ -1,4 +1,4 @@
-"""Where does memory go that a training step gives back? Not to the system, only to ask for it again in the next."""
+"""Memory that a training step gives back stays with the process, which asks for it again in the next."""
 
 from __future__ import annotations
 

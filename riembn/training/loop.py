@@ -26,7 +26,6 @@ from .batch_norm import normalize_across
 from .batch_order import epoch_batches, seed_of, steps_before
 from .controls import Lengths
 from .devices import Devices, gathered, load_model, load_optimizer
-from .freed_memory import keep_freed_memory
 from .machine import environment, peak_memory
 from .motion import Motion, probed_steps
 from .schedule import rate_factor
@@ -57,8 +56,6 @@ class Run:
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.devices = devices or Devices(torch.device(default))
         self.device = self.devices.device
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.environment = environment(self.device)  # now: the checkout can change while a run lasts
         if self.devices.count > 1:
             self._check_devices(compile)

@@ -1,4 +1,4 @@
-"""What has an epoch come to so far?"""
+"""What an epoch has come to so far."""
 
 from __future__ import annotations
 

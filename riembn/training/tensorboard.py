@@ -1,4 +1,4 @@
-"""How are a run's columns watched while it lasts? As scalars of TensorBoard."""
+"""A run's columns as scalars of TensorBoard, to be watched while it lasts."""
 
 from __future__ import annotations
 

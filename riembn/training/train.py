@@ -40,8 +40,6 @@ def train(
 ) -> Record:
     """Train one run, or read its record if it is there.
 
-    On a CPU, glibc is told to keep the memory that this process frees, from then on (`keep_freed_memory`).
-
     Args:
         config: What to run.
         store: Where the record and checkpoints are kept; None keeps nothing.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import multiprocessing
 import time
 import traceback
 import uuid
@@ -20,6 +21,7 @@ import torch
 from ..additions import take_over
 from ..experiment.config import RunConfig
 from ..experiment.store import Store
+from .freed_memory import keep_freed_memory
 from .train import RunLocked, train
 
 __all__ = ["OPTIONS", "Ended", "devices", "on_cluster", "on_machine", "processes"]
@@ -184,6 +186,8 @@ def _run(
 ) -> Ended:
     """Train one run into the store; ``added`` is what `riembn.additions.carried` gave."""
     take_over(added)
+    if multiprocessing.parent_process() is not None:  # a process of the sweep's own
+        keep_freed_memory()
     if places is not None:
         at_work = places.folder / config.name  # is left behind where the process dies
         at_work.touch()
