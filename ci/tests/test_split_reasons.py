@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 
+from riembn import SGDG
 from riembn.invariance import Split, split
 
 
@@ -180,6 +181,8 @@ def test_networks_without_numbers_are_refused() -> None:
         empty = small()
     with pytest.raises(ValueError, match=r"'0.weight' is on the meta device .*to_empty"):
         split(empty, IMAGES)
+    with pytest.raises(ValueError, match="SGDG: parameter .* is on the meta device .*to_empty"):
+        SGDG([empty[0].weight])
     half = small()
     half[1].running_mean = torch.zeros(8, device="meta")
     with pytest.raises(ValueError, match="'1.running_mean' is on the meta device"):

@@ -34,6 +34,7 @@ class Trial:
 
     Attributes:
         outputs: Of every state looked at, with their graphs.
+        own_outputs: At the network's own parameters, with its own eps.
         change: Largest relative change of the output when all that passed are rescaled at once.
         own_change: The same with the network's own parameters and eps, for factors of up to four.
         reasons: What every weight meets in the graph, once it is decided.
@@ -43,6 +44,7 @@ class Trial:
     def __init__(self, twin: Twin, weights: Sequence[Weight]) -> None:
         self.twin, self.weights = twin, weights
         self.outputs: list[list[Tensor]] = []
+        self.own_outputs: list[Tensor] = []
         self.reasons = Reasons([], {})
         self.change, self.own_change, self.random = 0.0, 0.0, False
         self._states = [0]
@@ -50,7 +52,6 @@ class Trial:
 
     def decide(self) -> None:
         """Find the layout, or the refusal, of every weight; `look` comes first."""
-        own_outputs = self._look_at_own()
         self.reasons = Reasons([t for outputs in self.outputs for t in outputs], self.twin.parameters)
         self._set_unused_apart()
         live = [w for w in self.weights if not w.refusal]
@@ -64,21 +65,17 @@ class Trial:
         self._look_for_parts([w for w in live if w.layout is None and not w.refusal])
         self.twin.eps, self.twin.generic = True, False
         chosen = [w for w in self.weights if w.layout is not None and not w.unfit()]
-        self.own_change = _gap(self.twin.run(self._rescaled(chosen, _NEAR))[0], own_outputs)
-
-    def _look_at_own(self) -> list[Tensor]:
-        """Gradients at the network's own parameters and eps; the output there."""
-        self.twin.eps, self.twin.generic = True, False
-        outputs, point = self.twin.run(gradients=True)
-        self.twin.eps, self.twin.generic = False, True
-        for weight in self.weights:
-            weight.own_point = point
-        return [t.detach() for t in outputs]
+        self.own_change = _gap(self.twin.run(self._rescaled(chosen, _NEAR))[0], self.own_outputs)
 
     def look(self) -> None:
-        """Gradients at the present parameters, in as many random states as it takes to reach every weight."""
+        """Gradients with the network's own eps, and without, in as many random states as it takes to reach all."""
+        self.twin.eps, self.twin.generic = True, False
+        outputs, own_point = self.twin.run(gradients=True)
+        self.own_outputs = [t.detach() for t in outputs]
+        self.twin.eps, self.twin.generic = False, True
         self.outputs, self._states = [], [0]
         for weight in self.weights:
+            weight.own_point = own_point
             weight.points.clear()
         for state in range(_STATES):
             outputs, point = self.twin.run(state=state, gradients=True)

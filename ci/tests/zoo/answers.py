@@ -101,6 +101,10 @@ CASES = [
     Case("densenet121", tv("densenet121"), images(2, 3, 64, 64), PLAIN, slow=True),
     Case("shufflenet-v2", tv("shufflenet_v2_x0_5"), images(2, 3, 64, 64), PLAIN),
     Case("regnet-x", tv("regnet_x_400mf"), images(2, 3, 64, 64), PLAIN, slow=True),
+    # At 32 pixels the last maps are one pixel wide: most channels hardly vary, and of the depthwise filters only the
+    # middle entry counts.
+    Case("mobilenet-v2-at-32", tv("mobilenet_v2"), images(4, 3, 32, 32), PLAIN),
+    Case("mnasnet-at-32", tv("mnasnet0_5"), images(4, 3, 32, 32), PLAIN),
     # Squeeze and excitation: two convolutions whose result, past a sigmoid, multiplies another path.
     Case(
         "regnet-y",

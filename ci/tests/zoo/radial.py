@@ -11,6 +11,7 @@ from riembn.geometry.rows import to_rows
 def radial_parts(model: nn.Module, example: Tensor, groups: list[dict]) -> list[Tensor]:
     """⟨w, ∂L/∂w⟩ over |w| |∂L/∂w| of every weight vector, computed with nothing of the package but `to_rows`.
 
+    Where a vector hardly moves the output, |w| |∂L/∂w| is rounding: one part in 10,000 of the largest stands for it.
     A bias that belongs to its weight adds its own products to those of the vectors.
     """
     twin = copy.deepcopy(model).double().train()
@@ -26,7 +27,7 @@ def radial_parts(model: nn.Module, example: Tensor, groups: list[dict]) -> list[
     output = twin(example.double() if example.is_floating_point() else example)
     (output * torch.randn_like(output)).sum().backward()
     twins = dict(zip(map(id, model.parameters()), twin.parameters(), strict=True))
-    parts = []
+    inner, sizes = [], []
     for group in groups:
         layout = {key: value for key, value in group.items() if key not in ("params", "joint")}
         step = 2 if group.get("joint") else 1
@@ -35,5 +36,7 @@ def radial_parts(model: nn.Module, example: Tensor, groups: list[dict]) -> list[
             w, g = (to_rows(t.contiguous(), **layout) for t in (weight, weight.grad))
             for b in bias:
                 w, g = (torch.cat([r, t.view(len(r), -1)], 1) for r, t in ((w, b), (g, b.grad)))
-            parts.append((w * g).sum(1) / (w.norm(dim=1) * g.norm(dim=1) + 1e-12))
-    return [part.detach() for part in parts]
+            inner.append((w * g).sum(1).detach())
+            sizes.append((w.norm(dim=1) * g.norm(dim=1)).detach())
+    least = 1e-4 * max(float(size.max()) for size in sizes) if sizes else 0.0
+    return [part / size.clamp_min(least) for part, size in zip(inner, sizes, strict=True)]

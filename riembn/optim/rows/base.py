@@ -145,6 +145,11 @@ class RowOptimizer(Optimizer):
             raise ValueError(
                 f"{name}: parameter {which} is {p.dtype}; only real floating-point weights are accepted."
             )
+        if p.is_meta:
+            raise ValueError(
+                f"{name}: parameter {which} is on the meta device and holds no numbers; bring the network to a real "
+                "one first (model.to_empty(device=...), then initialize or load it)."
+            )
         # All rows on every device, so that all of them refuse, and none waits for another in vain.
         view, along = Layout.of(group).view(whole(p.detach()))
         if not p.numel():
