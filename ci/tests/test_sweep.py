@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from types import SimpleNamespace
@@ -12,7 +13,10 @@ from types import SimpleNamespace
 import joblib
 import pytest
 import torch
+from test_seam import LION
 
+from riembn import methods
+from riembn.additions import load_plugin
 from riembn.experiment import RunConfig, Store, grid, preset
 from riembn.experiment.record import MACHINE
 from riembn.training import SweepFailed, loop, sweep, train, workers
@@ -269,6 +273,13 @@ def test_cluster_that_loses_a_worker_loses_no_run(tmp_path):
         killer.start()
         frame = sweep(configs, store=store, backend="dask", address=address)
         killer.join()
+        # A method that only this process has goes to the workers with its runs.
+        plugin = tmp_path / "mine.py"
+        plugin.write_text(textwrap.dedent(LION))
+        load_plugin(plugin)
+        stack.callback(methods.pop, "lion-g")
+        mine = [tiny("lion-g", epochs=1)]
+        assert (sweep(mine, store=tmp_path / "mine", backend="dask", address=address)["status"] == "finished").all()
     assert killed[0] < len(configs)
     assert list(frame.groupby("digest").size()) == [12] * 6 and sorted(set(frame["seed"])) == list(range(6))
     assert len(list(store.path.glob("*.json"))) == 6 and store.verify() == []
