@@ -18,7 +18,6 @@ import torch
 from riembn.geometry import Layout
 from riembn.kernels import cpu, cuda
 from riembn.optim import PSISGD, SGDG, AdamG, Combined, reference
-from riembn.optim.sgd_g import sgd_g
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 GPU = torch.cuda.is_available()
@@ -223,7 +222,7 @@ def test_gradients_of_another_type_than_their_weight(dtype):
         reference.step_rows("sgd-g", p.cpu(), g.cpu(), {}, **options)
         for p, g in zip(params, grads, strict=True)
     ]
-    sgd_g(params, grads, momenta, layout=CHANNEL, alpha=0.0, **options)
+    cuda.sgd_g(params, grads, momenta, CHANNEL, **options)
     for p, m, (w, state) in zip(params, momenta, expected, strict=True):
         torch.testing.assert_close(p.double().cpu(), w, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(m.double().cpu(), state["momentum_buffer"], rtol=1e-5, atol=1e-6)

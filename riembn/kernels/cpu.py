@@ -37,13 +37,17 @@ def sgd_g(
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
     layout: Layout,
-    lr: float,
+    lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,
+    *_: Tensor | None,
 ) -> None:
-    """One step of SGD-G in place; all of one type, and `takes` true of every parameter."""
+    """One step of SGD-G in place; all of one type, and `takes` true of every parameter.
+
+    What a gradient scaler leaves to a step (the last arguments) it leaves on a CUDA device only.
+    """
     with _Tables(params, grads, momentum_buffers, layout) as t:
-        scalars = map(ctypes.c_double, (lr, momentum, _bound(grad_clip)))
+        scalars = map(ctypes.c_double, (float(lr), momentum, _bound(grad_clip)))
         _function("sgd_g", params)(*t.sizes, *t.addresses, t.longest, _threads(), *scalars)
     increment_version([*params, *momentum_buffers])
 
@@ -53,13 +57,16 @@ def adam_g(
     grads: Sequence[Tensor],
     exp_avgs: Sequence[Tensor],
     exp_avg_sqs: Sequence[Tensor],
-    rates: Sequence[float],
+    steps: Sequence[Tensor],
     layout: Layout,
+    lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
     grad_clip: float | None,
+    *_: Tensor | None,
 ) -> None:
-    """One step of Adam-G in place; ``rates``: the learning rate times the bias correction of each parameter."""
+    """One step of Adam-G in place; ``steps``: the count of each parameter, this step included; else as `sgd_g`."""
+    rates = [float(lr * bias_correction(betas, int(t))) for t in steps]
     with _Tables(params, grads, exp_avgs, layout) as t:
         second = _addresses(exp_avg_sqs)
         corrected = (ctypes.c_double * len(params))(*rates)
@@ -75,14 +82,20 @@ def psi_sgd(
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor] | None,
     layout: Layout,
-    lr: float,
+    lr: float | Tensor,
     momentum: float,
+    *_: Tensor | None,
 ) -> None:
-    """One step of PSI-SGD in place; all of one type, and `takes` true of every parameter."""
+    """One step of PSI-SGD in place; arguments as for `sgd_g`."""
     with _Tables(params, grads, momentum_buffers, layout) as t:
-        scalars = map(ctypes.c_double, (lr, momentum))
+        scalars = map(ctypes.c_double, (float(lr), momentum))
         _function("psi_sgd", params)(*t.sizes, *t.addresses, _threads(), *scalars)
     increment_version([*params, *(momentum_buffers or ())])
+
+
+def bias_correction(betas: tuple[float, float], t: int) -> float:
+    """What Adam-G's rate is multiplied by at step ``t``, from 1, since its moments start at zero."""
+    return math.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t)
 
 
 class _Tables:

@@ -1,9 +1,9 @@
-"""What is a step size on a sphere? Adam-G: an angle, set by one second moment a weight vector."""
+"""Adam-G: steps on the sphere by an angle that one second moment a weight vector sets."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,21 +11,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..geometry import Layout
-from ..kernels import cpu
-from .rows.arithmetic import (
-    RowScalars,
-    add_orthogonality,
-    clipped_tangent,
-    fused_batches,
-    orthogonality_term,
-    safe_norm,
-    tangents,
-    turn,
-)
-from .rows.base import RowOptimizer, check_range, chosen_path, takes_on_device
-from .rows.lists import batches, store
-from .rows.loss_scaling import UNSCALED, LossScaling
-from .rows.sharded import on_local_rows
+from ..kernels.cpu import bias_correction
+from .rows.arithmetic import Along, clipped_tangent, safe_norm
+from .rows.base import RowOptimizer, check_range, takes_on_device
+from .rows.lists import Batch
+from .rows.loss_scaling import LossScaling
 
 __all__ = ["AdamG"]
 
@@ -101,29 +91,17 @@ class AdamG(RowOptimizer):
             raise ValueError(f"AdamG: betas={betas!r}, but betas must be a pair of numbers in [0, 1).")
         for i, beta in enumerate(betas):
             check_range("AdamG", f"betas[{i}]", beta, 0, 1, open_high=True)
-        check_range("AdamG", "eps", group["eps"], 0, math.inf)
-        check_range("AdamG", "grad_clip", group["grad_clip"], 0, math.inf, none=True)
-        check_range("AdamG", "alpha", group["alpha"], 0, math.inf)
 
-    def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
-    ) -> None:
-        adam_g(
-            params,
-            grads,
+    options = ("lr", "betas", "eps", "grad_clip")
+
+    def _states(
+        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
+    ) -> list[list[Tensor]]:
+        return [
             [self._state(p, "exp_avg") for p in params],
             [self._row_state(p, "exp_avg_sq", group) for p in params],
             self._steps(params, group, scaling),
-            layout=Layout.of(group),
-            foreach=group["foreach"],
-            fused=group["fused"],
-            scaling=scaling,
-            lr=group["lr"],
-            betas=group["betas"],
-            eps=group["eps"],
-            grad_clip=group["grad_clip"],
-            alpha=group["alpha"],
-        )
+        ]
 
     def _steps(self, params: list[Tensor], group: dict[str, Any], scaling: LossScaling) -> list[Tensor]:
         """The step counts, this step included; on the device where a kernel reads them, else on the host."""
@@ -146,62 +124,25 @@ class AdamG(RowOptimizer):
         scaling.advance(steps)
         return steps
 
-
-@on_local_rows
-def adam_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    *,
-    layout: Layout,
-    foreach: bool | None = None,
-    fused: bool | None = None,
-    scaling: LossScaling = UNSCALED,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    grad_clip: float | None,
-    alpha: float,
-) -> None:
-    """One step of Adam-G on lists of weights, gradients and moments, in place; see `AdamG`."""
-    paths: tuple[Any, Any, Any] = (
-        _single_tensor_adam_g,
-        _multi_tensor_adam_g,
-        partial(_fused_adam_g, scaling=scaling),
-    )
-    chosen_path(paths, foreach, fused)(
-        params, grads, exp_avgs, exp_avg_sqs, steps, layout, lr, betas, eps, grad_clip, alpha
-    )
-
-
-def _single_tensor_adam_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    layout: Layout,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    grad_clip: float | None,
-    alpha: float,
-) -> None:
-    beta1, beta2 = betas
-    for p, grad, exp_avg, exp_avg_sq, t in zip(params, grads, exp_avgs, exp_avg_sqs, steps, strict=True):
-        weight, along = layout.view(p)
-        m, _ = layout.view(exp_avg)
-        y = weight.to(m.dtype)
+    @staticmethod
+    def _one(
+        w: Tensor,
+        g: Tensor,
+        m: Tensor,
+        v: Tensor,
+        t: Tensor,
+        *,
+        along: Along,
+        lr: float | Tensor,
+        betas: tuple[float, float],
+        eps: float,
+        grad_clip: float | None,
+    ) -> None:
+        beta1, beta2 = betas
+        y = w.to(m.dtype)
         y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
-        g = layout.view(grad)[0].to(m.dtype)
-        if alpha:
-            g = g + orthogonality_term(y, p, alpha, layout)
-
         h = clipped_tangent(y, g, along, grad_clip)
         m.mul_(beta1).add_(h, alpha=1 - beta1)
-        v = exp_avg_sq.view([1 if d in along else n for d, n in enumerate(h.shape)])
         v.mul_(beta2).add_(h.square().sum(along, keepdim=True), alpha=1 - beta2)
 
         rate = lr * _bias_correction(betas, t) * _rsqrt(v + eps)
@@ -209,80 +150,61 @@ def _single_tensor_adam_g(
         length = safe_norm(m, along)
         angle = rate * length
         cosine, sine = torch.cos(angle), torch.sin(angle)
-        weight.copy_(cosine * y + torch.sinc(angle / math.pi) * d)  # exp_y(d)
+        w.copy_(cosine * y + torch.sinc(angle / math.pi) * d)  # exp_y(d)
         m.copy_(cosine * m + length * sine * y)  # m transported along d, which points against it
 
+    @staticmethod
+    def _lists(
+        batch: Batch,
+        *,
+        lr: float | Tensor,
+        betas: tuple[float, float],
+        eps: float,
+        grad_clip: float | None,
+    ) -> None:
+        beta1, beta2 = betas
+        ms, vs, ts = batch.states
+        norm, factor, shrink = batch.tangents(grad_clip)
 
-def _multi_tensor_adam_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    layout: Layout,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    grad_clip: float | None,
-    alpha: float,
-) -> None:
-    beta1, beta2 = betas
-    corrections = [_bias_correction(betas, t) for t in steps]
-    for batch in batches(params, grads, [exp_avgs, exp_avg_sqs, corrections], layout, alpha):
-        ms, vs, rates = batch.states
-        rows = RowScalars(batch.weights, batch.along)
-        norm, factor, shrink = tangents(batch, rows, grad_clip)
-
-        v = rows.join(vs).mul_(beta2).add_(norm.mul_(factor).square_(), alpha=1 - beta2)
-        torch._foreach_copy_(vs, rows.split(v))
+        v = batch.join(vs).mul_(beta2).add_(norm.mul_(factor).square_(), alpha=1 - beta2)
+        torch._foreach_copy_(vs, batch.split(v))
         torch._foreach_mul_(ms, beta1)
-        for m, h, share in zip(ms, batch.scratch, rows.split(factor.mul_(1 - beta1)), strict=True):
+        for m, h, share in zip(ms, batch.scratch, batch.split(factor.mul_(1 - beta1)), strict=True):
             m.addcmul_(h, share)
 
         rate = _rsqrt(v + eps).mul_(lr)
-        torch._foreach_mul_(rows.split(rate), rates)
-        length = rows.norms(ms) if grad_clip is not None else rows.safe_norms(ms)
+        corrections: list[Any] = [_bias_correction(betas, t) for t in ts]
+        torch._foreach_mul_(batch.split(rate), corrections)
+        length = batch.norms(ms) if grad_clip is not None else batch.safe_norms(ms)
         angle = rate * length
         cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi).mul_(-rate)
         rise = torch.sin(angle).mul_(length).mul_(shrink)
-        turn(batch, rows, ms, cosine * shrink, sine_ratio, rise, cosine)  # exp_y(d); m transported along d
-        store(batch)
+        batch.turn(ms, cosine * shrink, sine_ratio, rise, cosine)  # exp_y(d); m transported along d
 
-
-def _fused_adam_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    steps: list[Tensor],
-    layout: Layout,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    grad_clip: float | None,
-    alpha: float,
-    scaling: LossScaling,
-) -> None:
-    taken, left = fused_batches(params, grads, [exp_avgs, exp_avg_sqs, steps], layout)
-    for kernels, (ps, gs, ms, vs, ts) in taken:
-        gs = add_orthogonality(ps, gs, alpha, layout, scaling.grad_scale) if alpha else gs
-        if kernels is cpu:
-            rates = [float(lr * _bias_correction(betas, t)) for t in ts]
-            cpu.adam_g(ps, gs, ms, vs, rates, layout, betas, eps, grad_clip)
-        else:
-            ts = [t.to(p.device, non_blocking=True) for p, t in zip(ps, ts, strict=True)]
-            kernels.adam_g(ps, gs, ms, vs, ts, layout, lr, betas, eps, grad_clip, *scaling)
-    ps, gs, ms, vs, ts = left
-    if ps:
-        _multi_tensor_adam_g(ps, gs, ms, vs, ts, layout, lr, betas, eps, grad_clip, alpha)
+    @staticmethod
+    def _fused(
+        kernels: ModuleType,
+        params: list[Tensor],
+        grads: list[Tensor],
+        ms: list[Tensor],
+        vs: list[Tensor],
+        ts: list[Tensor],
+        *,
+        layout: Layout,
+        scaling: LossScaling,
+        lr: float | Tensor,
+        betas: tuple[float, float],
+        eps: float,
+        grad_clip: float | None,
+    ) -> None:
+        kernels.adam_g(params, grads, ms, vs, ts, layout, lr, betas, eps, grad_clip, *scaling)
 
 
 def _bias_correction(betas: tuple[float, float], step: Tensor) -> float | Tensor:
     if torch.compiler.is_compiling():  # a number would be compiled in, and so compiled anew at each step
         exact = step.double()
         return torch.sqrt(1 - betas[1] ** exact) / (1 - betas[0] ** exact)
-    t = int(step)
-    return math.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t)
+    return bias_correction(betas, int(step))
 
 
 def _rsqrt(x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from .rows.base import RowOptimizer, fill_in, read_by_hooks
+from .rows.base import RowOptimizer
+from .rows.loading import check_method, read_by_hooks, restore_precision
 
 __all__ = ["Combined"]
 
@@ -107,9 +108,10 @@ class Combined(Optimizer):
         """As `torch.optim.Optimizer.load_state_dict`.
 
         Raises:
-            ValueError: If the groups differ in number, in size, or in the part they belong to.
+            ValueError: If the groups differ in number, in size, or in the part they belong to, or if a part was saved
+                by another method.
         """
-        with read_by_hooks(self, self._loaded, self._check_parts):
+        with read_by_hooks(self, self._check_parts, self._loaded):
             super().load_state_dict(state_dict)
 
     def _check_parts(self, state_dict: dict[str, Any]) -> None:
@@ -120,14 +122,16 @@ class Combined(Optimizer):
                 f"Combined: the saved groups belong to parts {saved}, those of this optimizer to {own}; "
                 "build it with the same method, model and split as when it was saved."
             )
+        for i, part in enumerate(self.parts):
+            check_method(part, (g for g in state_dict["param_groups"] if g["part"] == i), "Combined")
 
     def _loaded(self, saved: dict[Tensor, Any]) -> None:
         self._link()
         for part in self.parts:
+            # As torch does for one optimizer: its own options that were saved before they existed are filled in.
+            part.__setstate__({"state": part.state, "param_groups": part.param_groups})
             if isinstance(part, RowOptimizer):
-                for group in part.param_groups:
-                    fill_in(group)
-                part.restore_precision(saved)
+                restore_precision(part, saved)
 
     def __getstate__(self) -> dict[str, Any]:
         self._link()

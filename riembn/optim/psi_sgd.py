@@ -1,8 +1,8 @@
-"""What if we keep the length but ignore it? PSI-SGD: steps measured in units of the weight vector itself."""
+"""PSI-SGD: steps measured in units of the weight vector itself, whose length is kept but ignored."""
 
 from __future__ import annotations
 
-from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -10,13 +10,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..geometry import Layout
-from ..kernels import cpu
 from .reference import SAFE_EXPONENT, SAFE_EXPONENT_FLOAT16
-from .rows.arithmetic import RowScalars, compute_dtype, fused_batches, largest_entry
-from .rows.base import RowOptimizer, check_range, chosen_path
-from .rows.lists import batches, store
-from .rows.loss_scaling import UNSCALED, LossScaling
-from .rows.sharded import on_local_rows
+from .rows.arithmetic import Along, largest_entry
+from .rows.base import RowOptimizer
+from .rows.lists import Batch
+from .rows.loss_scaling import LossScaling
 
 __all__ = ["PSISGD"]
 
@@ -71,116 +69,54 @@ class PSISGD(RowOptimizer):
         defaults = dict(lr=lr, momentum=momentum, foreach=foreach, fused=fused, maximize=maximize)
         super().__init__(params, defaults)
 
-    def _check_options(self, group: dict[str, Any]) -> None:
-        super()._check_options(group)
-        check_range("PSISGD", "momentum", group["momentum"], 0, 1, open_high=True)
+    options = ("lr", "momentum")
 
-    def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
+    def _states(
+        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
+    ) -> list[list[Tensor]]:
+        return [[self._state(p, "momentum_buffer") for p in params]] if group["momentum"] else []
+
+    @staticmethod
+    def _one(
+        w: Tensor, g: Tensor, m: Tensor | None = None, *, along: Along, lr: float | Tensor, momentum: float
     ) -> None:
-        momentum = group["momentum"]
-        psi_sgd(
-            params,
-            grads,
-            [self._state(p, "momentum_buffer") for p in params] if momentum else None,
-            layout=Layout.of(group),
-            foreach=group["foreach"],
-            fused=group["fused"],
-            scaling=scaling,
-            lr=group["lr"],
-            momentum=momentum,
-        )
-
-
-@on_local_rows
-def psi_sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor] | None,
-    *,
-    layout: Layout,
-    foreach: bool | None = None,
-    fused: bool | None = None,
-    scaling: LossScaling = UNSCALED,
-    lr: float | Tensor,
-    momentum: float,
-) -> None:
-    """One step of PSI-SGD on lists of weights, gradients and momentum buffers, in place; see `PSISGD`."""
-    paths: tuple[Any, Any, Any] = (
-        _single_tensor_psi_sgd,
-        _multi_tensor_psi_sgd,
-        partial(_fused_psi_sgd, scaling=scaling),
-    )
-    chosen_path(paths, foreach, fused)(params, grads, momentum_buffers, layout, lr, momentum)
-
-
-def _single_tensor_psi_sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor] | None,
-    layout: Layout,
-    lr: float | Tensor,
-    momentum: float,
-) -> None:
-    for i, (p, grad) in enumerate(zip(params, grads, strict=True)):
-        weight, along = layout.view(p)
-        dtype = compute_dtype(p.dtype)
-        w = weight.to(dtype)
-        scale = _rescue(largest_entry(w, along), p.dtype)
-        w = w * scale
-        g = layout.view(grad)[0].to(dtype) / scale
-        step = -lr * w.square().sum(along, keepdim=True) * g
-        if momentum_buffers is not None:
-            m, _ = layout.view(momentum_buffers[i])
+        start = w.to(g.dtype)
+        scale = _rescue(largest_entry(start, along), w.dtype)
+        start = start * scale
+        step = -lr * start.square().sum(along, keepdim=True) * (g / scale)
+        if m is not None:
             step = m.mul_(momentum * scale).add_(step)
-        weight.copy_(w + step)
+        w.copy_(start + step)
 
-
-def _multi_tensor_psi_sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor] | None,
-    layout: Layout,
-    lr: float | Tensor,
-    momentum: float,
-) -> None:
-    states = [] if momentum_buffers is None else [momentum_buffers]
-    for batch in batches(params, grads, states, layout):
+    @staticmethod
+    def _lists(batch: Batch, *, lr: float | Tensor, momentum: float) -> None:
         ws, gs = batch.weights, batch.grads
-        rows = RowScalars(ws, batch.along)
-        scale = _rescue(rows.largest(ws), batch.targets[0].dtype)
-        torch._foreach_mul_(ws, rows.split(scale))
-        rate = rows.norms(ws).square_().mul_(-lr).div_(scale)
+        scale = _rescue(batch.largest(ws), batch.targets[0].dtype)
+        torch._foreach_mul_(ws, batch.split(scale))
+        rate = batch.norms(ws).square_().mul_(-lr).div_(scale)
         if not batch.states:
-            for w, g, r in zip(ws, gs, rows.split(rate), strict=True):
+            for w, g, r in zip(ws, gs, batch.split(rate), strict=True):
                 w.addcmul_(g, r)
-        else:
-            (ms,) = batch.states
-            torch._foreach_mul_(ms, rows.split(scale.mul_(momentum)))
-            for m, g, r in zip(ms, gs, rows.split(rate), strict=True):
-                m.addcmul_(g, r)
-            torch._foreach_add_(ws, ms)
-        store(batch)
+            return
+        (ms,) = batch.states
+        torch._foreach_mul_(ms, batch.split(scale.mul_(momentum)))
+        for m, g, r in zip(ms, gs, batch.split(rate), strict=True):
+            m.addcmul_(g, r)
+        torch._foreach_add_(ws, ms)
 
-
-def _fused_psi_sgd(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor] | None,
-    layout: Layout,
-    lr: float | Tensor,
-    momentum: float,
-    scaling: LossScaling,
-) -> None:
-    states = [] if momentum_buffers is None else [momentum_buffers]
-    taken, left = fused_batches(params, grads, states, layout)
-    for kernels, (ps, gs, *ms) in taken:
-        if kernels is cpu:
-            cpu.psi_sgd(ps, gs, ms[0] if ms else None, layout, float(lr), momentum)
-        else:
-            kernels.psi_sgd(ps, gs, ms[0] if ms else None, layout, lr, momentum, *scaling)
-    if left[0]:
-        _multi_tensor_psi_sgd(left[0], left[1], left[2] if states else None, layout, lr, momentum)
+    @staticmethod
+    def _fused(
+        kernels: ModuleType,
+        params: list[Tensor],
+        grads: list[Tensor],
+        ms: list[Tensor] | None = None,
+        *,
+        layout: Layout,
+        scaling: LossScaling,
+        lr: float | Tensor,
+        momentum: float,
+    ) -> None:
+        kernels.psi_sgd(params, grads, ms, layout, lr, momentum, *scaling)
 
 
 def _rescue(largest: Tensor, stored: torch.dtype) -> Tensor:

@@ -1,9 +1,9 @@
-"""How does momentum walk on a sphere? SGD-G: geodesic steps, with the velocity carried along."""
+"""SGD-G: momentum on the sphere by geodesic steps, the velocity carried along."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,21 +11,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..geometry import Layout
-from ..kernels import cpu
-from .rows.arithmetic import (
-    RowScalars,
-    add_orthogonality,
-    clipped_tangent,
-    fused_batches,
-    orthogonality_term,
-    safe_norm,
-    tangents,
-    turn,
-)
-from .rows.base import RowOptimizer, check_range, chosen_path
-from .rows.lists import batches, store
-from .rows.loss_scaling import UNSCALED, LossScaling
-from .rows.sharded import on_local_rows
+from .rows.arithmetic import Along, clipped_tangent, safe_norm
+from .rows.base import RowOptimizer
+from .rows.lists import Batch
+from .rows.loss_scaling import LossScaling
 
 __all__ = ["SGDG"]
 
@@ -106,128 +95,59 @@ class SGDG(RowOptimizer):
         )
         super().__init__(params, defaults)
 
-    def _check_options(self, group: dict[str, Any]) -> None:
-        super()._check_options(group)
-        check_range("SGDG", "momentum", group["momentum"], 0, 1, open_high=True)
-        check_range("SGDG", "grad_clip", group["grad_clip"], 0, math.inf, none=True)
-        check_range("SGDG", "alpha", group["alpha"], 0, math.inf)
+    options = ("lr", "momentum", "grad_clip")
 
-    def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
+    def _states(
+        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
+    ) -> list[list[Tensor]]:
+        return [[self._state(p, "momentum_buffer") for p in params]]
+
+    @staticmethod
+    def _one(
+        w: Tensor,
+        g: Tensor,
+        tau: Tensor,
+        *,
+        along: Along,
+        lr: float | Tensor,
+        momentum: float,
+        grad_clip: float | None,
     ) -> None:
-        sgd_g(
-            params,
-            grads,
-            [self._state(p, "momentum_buffer") for p in params],
-            layout=Layout.of(group),
-            foreach=group["foreach"],
-            fused=group["fused"],
-            scaling=scaling,
-            lr=group["lr"],
-            momentum=group["momentum"],
-            grad_clip=group["grad_clip"],
-            alpha=group["alpha"],
-        )
-
-
-@on_local_rows
-def sgd_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor],
-    *,
-    layout: Layout,
-    foreach: bool | None = None,
-    fused: bool | None = None,
-    scaling: LossScaling = UNSCALED,
-    lr: float | Tensor,
-    momentum: float,
-    grad_clip: float | None,
-    alpha: float,
-) -> None:
-    """One step of SGD-G on lists of weights, gradients and momentum buffers, in place; see `SGDG`."""
-    paths: tuple[Any, Any, Any] = (
-        _single_tensor_sgd_g,
-        _multi_tensor_sgd_g,
-        partial(_fused_sgd_g, scaling=scaling),
-    )
-    chosen_path(paths, foreach, fused)(
-        params, grads, momentum_buffers, layout, lr, momentum, grad_clip, alpha
-    )
-
-
-def _single_tensor_sgd_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor],
-    layout: Layout,
-    lr: float | Tensor,
-    momentum: float,
-    grad_clip: float | None,
-    alpha: float,
-) -> None:
-    for p, grad, buffer in zip(params, grads, momentum_buffers, strict=True):
-        weight, along = layout.view(p)
-        tau, _ = layout.view(buffer)
-        y = weight.to(tau.dtype)
+        y = w.to(tau.dtype)
         y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
-        g = layout.view(grad)[0].to(tau.dtype)
-        if alpha:
-            g = g + orthogonality_term(y, p, alpha, layout)
-
         h = clipped_tangent(y, g, along, grad_clip)
         d = momentum * tau - lr * h
         angle = safe_norm(d, along)
         cosine, sine = torch.cos(angle), torch.sin(angle)
-        weight.copy_(cosine * y + torch.sinc(angle / math.pi) * d)  # exp_y(d)
+        w.copy_(cosine * y + torch.sinc(angle / math.pi) * d)  # exp_y(d)
         tau.copy_(cosine * d - angle * sine * y)  # d transported along itself
 
-
-def _multi_tensor_sgd_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor],
-    layout: Layout,
-    lr: float | Tensor,
-    momentum: float,
-    grad_clip: float | None,
-    alpha: float,
-) -> None:
-    for batch in batches(params, grads, [momentum_buffers], layout, alpha):
+    @staticmethod
+    def _lists(batch: Batch, *, lr: float | Tensor, momentum: float, grad_clip: float | None) -> None:
         (ds,) = batch.states
-        rows = RowScalars(batch.weights, batch.along)
-        _, factor, shrink = tangents(batch, rows, grad_clip)
+        _, factor, shrink = batch.tangents(grad_clip)
 
         # d = momentum * tau - lr * h, in the memory of tau
         torch._foreach_mul_(ds, momentum)
-        for d, h, rate in zip(ds, batch.scratch, rows.split(factor.mul_(-lr)), strict=True):
+        for d, h, rate in zip(ds, batch.scratch, batch.split(factor.mul_(-lr)), strict=True):
             d.addcmul_(h, rate)
 
-        angle = rows.norms(ds) if grad_clip is not None else rows.safe_norms(ds)
+        angle = batch.norms(ds) if grad_clip is not None else batch.safe_norms(ds)
         cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi)
         fall = torch.sin(angle).mul_(angle).mul_(shrink).neg_()
-        turn(batch, rows, ds, cosine * shrink, sine_ratio, fall, cosine)  # exp_y(d); d transported along itself
-        store(batch)
+        batch.turn(ds, cosine * shrink, sine_ratio, fall, cosine)  # exp_y(d); d transported along itself
 
-
-def _fused_sgd_g(
-    params: list[Tensor],
-    grads: list[Tensor],
-    momentum_buffers: list[Tensor],
-    layout: Layout,
-    lr: float | Tensor,
-    momentum: float,
-    grad_clip: float | None,
-    alpha: float,
-    scaling: LossScaling,
-) -> None:
-    taken, left = fused_batches(params, grads, [momentum_buffers], layout)
-    for kernels, (ps, gs, ms) in taken:
-        gs = add_orthogonality(ps, gs, alpha, layout, scaling.grad_scale) if alpha else gs
-        if kernels is cpu:
-            cpu.sgd_g(ps, gs, ms, layout, float(lr), momentum, grad_clip)
-        else:
-            kernels.sgd_g(ps, gs, ms, layout, lr, momentum, grad_clip, *scaling)
-    ps, gs, ms = left
-    if ps:
-        _multi_tensor_sgd_g(ps, gs, ms, layout, lr, momentum, grad_clip, alpha)
+    @staticmethod
+    def _fused(
+        kernels: ModuleType,
+        params: list[Tensor],
+        grads: list[Tensor],
+        taus: list[Tensor],
+        *,
+        layout: Layout,
+        scaling: LossScaling,
+        lr: float | Tensor,
+        momentum: float,
+        grad_clip: float | None,
+    ) -> None:
+        kernels.sgd_g(params, grads, taus, layout, lr, momentum, grad_clip, *scaling)

@@ -1,11 +1,14 @@
-"""What the optimizers share: every parameter is a stack of weight vectors, checked before any is touched."""
+"""What the optimizers share: every parameter is a stack of weight vectors, checked before any is touched.
+
+A step goes from `RowOptimizer.step` by `_step_rows` to one of the three implementations that a method gives.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,17 +17,40 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from ... import kernels
 from ...geometry import Layout
 from . import joint
-from .arithmetic import compute_dtype
+from .arithmetic import add_orthogonality, compute_dtype
+from .lists import batches, row_views
+from .loading import check_method, fitting, read_by_hooks, restore_precision
 from .loss_scaling import UNSCALED, LossScaling
 from .sharded import is_sharded, local, on_local_rows, placed_as, row_zeros, rows_are_whole, whole
 
-_Path = TypeVar("_Path")
-
 
 class RowOptimizer(Optimizer):
-    """Base of `SGDG`, `AdamG` and `PSISGD`: parameter checks, unit rows, state that keeps its precision."""
+    """Base of `SGDG`, `AdamG` and `PSISGD`: parameter checks, unit rows, the choice of path, state that fits.
 
-    unit_rows = True
+    A method says what it keeps (`_states`) and implements its step three times, in place and with its `options` as
+    keyword arguments: for one weight, for lists of weights, and by fused kernels.
+
+    A group holds the three values of a `riembn.geometry.Layout`. With ``joint=True`` it holds weights and biases in
+    turn, and each vector of a weight goes on in its bias.
+    """
+
+    options: ClassVar[tuple[str, ...]]
+    unit_rows: ClassVar[bool] = True
+
+    _one: ClassVar[Callable[..., None]]
+    """``(weight, gradient, *states, along, **options)``: views whose dimensions ``along`` run along a row; all but the
+    weight in the type of the arithmetic, see `compute_dtype`."""
+    _lists: ClassVar[Callable[..., None]]
+    """``(batch, **options)``: a `Batch` of such views."""
+    _fused: ClassVar[Callable[..., None]]
+    """``(kernels, weights, gradients, *states, layout, scaling, **options)``: what a module of `kernels` takes."""
+
+    def _states(
+        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
+    ) -> list[list[Tensor]]:
+        """What is kept for ``params``, one list a kind, made of zeros at first (`_state`, `_row_state`)."""
+        raise NotImplementedError
+
     _ready = True  # False while the constructor collects groups: nothing is normalized until all are checked
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
@@ -56,21 +82,20 @@ class RowOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            fill_in(group)
+            group.setdefault("maximize", False)  # was saved before there was this option
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`; state of half-precision weights stays float32."""
-        with read_by_hooks(self, self.restore_precision):
-            super().load_state_dict(state_dict)
+        """As `torch.optim.Optimizer.load_state_dict`; state of half-precision weights stays float32.
 
-    def restore_precision(self, saved: Mapping[Tensor, Mapping[str, Any]]) -> None:
-        """Take float32 state from ``saved`` again for half-precision weights, to whose type torch has cast it."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                wide = compute_dtype(p.dtype)
-                for key, value in saved.get(p, {}).items() if wide != p.dtype else ():
-                    if isinstance(value, Tensor) and value.is_floating_point():
-                        self.state[p][key] = value.detach().to(self.state[p][key].device, wide, copy=True)
+        Raises:
+            ValueError: If the groups differ in number or size, or were saved by another method.
+        """
+
+        def check(read: dict[str, Any]) -> None:
+            check_method(self, read["param_groups"], type(self).__name__)
+
+        with read_by_hooks(self, check, lambda saved: restore_precision(self, saved)):
+            super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -103,6 +128,36 @@ class RowOptimizer(Optimizer):
                 self._step_rows(group, moving, scaling)
         return loss
 
+    def _step_rows(self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling) -> None:
+        """One step of ``params``, of which none is empty and each has a gradient."""
+        if not params:
+            return
+        layout, options = Layout.of(group), {name: group[name] for name in self.options}
+        alpha = group.get("alpha", 0.0)
+        grads = [dense_grad(p, type(self).__name__) for p in params]
+        if scaling.grad_scale is not None and not all(takes_scaling(group, p) for p in params):
+            grads, scaling = scaling.divide(grads), UNSCALED
+        if group["maximize"]:  # a step against the negative gradient is a step of the negative rate
+            options["lr"], alpha = -options["lr"], -alpha
+
+        def step(columns: list[list[Any]], alpha: float) -> None:
+            if alpha:
+                columns[1] = add_orthogonality(columns[0], columns[1], alpha, layout, scaling.grad_scale)
+            for taken_by, some in _by_kernels(columns, layout, group):
+                if taken_by is not None:
+                    self._fused(taken_by, *some, layout=layout, scaling=scaling, **options)
+                elif group["foreach"] is False:
+                    for p, grad, *states in zip(*some, strict=True):
+                        values = p, grad.to(compute_dtype(p.dtype)), *states
+                        views, along = row_views(values, layout)
+                        self._one(*views, along=along, **options)
+                else:
+                    for batch in batches(some, layout):
+                        self._lists(batch, **options)
+                        batch.store()
+
+        on_local_rows([params, grads, *self._states(group, params, scaling)], layout, alpha, step)
+
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Asked by `torch.amp.GradScaler`: whether it may leave its scale and its verdict to the kernels unread."""
@@ -111,24 +166,12 @@ class RowOptimizer(Optimizer):
             for group in self.param_groups
         )
 
-    def _step_rows(self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling) -> None:
-        grads = [dense_grad(p, type(self).__name__) for p in params]
-        if scaling.grad_scale is not None and not all(takes_scaling(group, p) for p in params):
-            grads, scaling = scaling.divide(grads), UNSCALED
-        if group["maximize"]:  # a step against the negative gradient is a step of the negative rate
-            group = {**group, "lr": -group["lr"], "alpha": -group.get("alpha", 0.0)}
-        self._step_group(group, params, grads, scaling)
-
-    def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], scaling: LossScaling
-    ) -> None:
-        """One step of ``params``; ``scaling`` says something only where the CUDA kernels take all of them."""
-        raise NotImplementedError
-
     def _check_options(self, group: dict[str, Any]) -> None:
         """Raise ValueError for a hyper-parameter outside its range."""
         name = type(self).__name__
-        check_range(name, "lr", group["lr"], 0, math.inf)
+        for option, bounds in _RANGES.items():
+            if option in self.defaults:
+                check_range(name, option, group[option], **bounds)
         if group["foreach"] and group["fused"]:
             raise ValueError(f"{name}: foreach=True and fused=True exclude each other; leave one at None.")
 
@@ -177,56 +220,46 @@ class RowOptimizer(Optimizer):
         with torch.no_grad():
             if group.get("joint"):
                 with joint.as_rows(self, self._pairs(group), Layout.of(group)) as rows:
-                    to_unit_rows(rows, layout=Layout())
+                    to_unit_rows(rows, Layout())
                 return
-            to_unit_rows([p for p in group["params"] if p.numel()], layout=Layout.of(group))
+            to_unit_rows([p for p in group["params"] if p.numel()], Layout.of(group))
 
     def _pairs(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         return joint.pairs(group["params"], type(self).__name__)
 
     def _state(self, p: Tensor, key: str) -> Tensor:
-        """The state tensor ``key`` in ``p``'s shape, made of zeros at first; float32 for half precision."""
+        """The state tensor ``key`` in ``p``'s shape; float32 for half precision."""
         value = self.state[p].get(key)
         if value is None:
             dtype = compute_dtype(p.dtype)
             value = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-            self.state[p][key] = value
         return self._fitting(p, key, value, p.shape, is_sharded(p))
 
     def _row_state(self, p: Tensor, key: str, group: dict[str, Any]) -> Tensor:
         """The state tensor ``key`` with one value a row, shape ``(rows,)``."""
-        value = self.state[p].get(key)
+        layout, value = Layout.of(group), self.state[p].get(key)
         if value is None:
-            value = self.state[p][key] = row_zeros(p, Layout.of(group), compute_dtype(p.dtype))
-        rows = Layout.of(group).row_count(p)
-        return self._fitting(p, key, value, (rows,), is_sharded(p) and rows_are_whole(p, Layout.of(group)))
+            value = row_zeros(p, layout, compute_dtype(p.dtype))
+        shape = torch.Size([layout.row_count(p)])
+        return self._fitting(p, key, value, shape, is_sharded(p) and rows_are_whole(p, layout))
 
-    def _fitting(self, p: Tensor, key: str, value: Tensor, shape: tuple[int, ...], sharded: bool) -> Tensor:
-        """``value``, brought to the device and the type of ``p`` if it is not there: a kernel would not look.
-
-        Raises:
-            ValueError: If state that was loaded is not of ``shape``, or is whole where the weight is in parts.
-        """
-        if value.shape != shape or is_sharded(value) is not sharded:
-            cut = {True: "in parts (a DTensor)", False: "whole"}
-            raise ValueError(
-                f"{type(self).__name__}: state {key!r} of a weight of shape {tuple(p.shape)} has shape "
-                f"{tuple(value.shape)}, {cut[is_sharded(value)]}, but must have {tuple(shape)}, {cut[sharded]}; load "
-                "state saved for these weights (into parts by torch.distributed.checkpoint.state_dict)."
-            )
-        dtype = compute_dtype(p.dtype)
-        if value.dtype != dtype or value.device != p.device:
-            value = self.state[p][key] = value.to(p.device, dtype)
+    def _fitting(self, p: Tensor, key: str, value: Tensor, shape: torch.Size, sharded: bool) -> Tensor:
+        value = fitting(value, p, shape, sharded, f"{type(self).__name__}: state {key!r}")
+        if self.state[p].get(key) is not value:
+            self.state[p][key] = value
         return value
 
 
-@on_local_rows
-def to_unit_rows(params: list[Tensor], *, layout: Layout) -> None:
+def to_unit_rows(params: list[Tensor], layout: Layout) -> None:
     """Bring every weight vector to unit norm, in place."""
-    for p in params:
-        view, along = layout.view(p)
-        wide = view.to(compute_dtype(p.dtype))
-        view.copy_(wide / torch.linalg.vector_norm(wide, dim=along, keepdim=True))
+
+    def step(columns: list[list[Any]], _: float) -> None:
+        for p in columns[0]:
+            view, along = layout.view(p)
+            wide = view.to(compute_dtype(p.dtype))
+            view.copy_(wide / torch.linalg.vector_norm(wide, dim=along, keepdim=True))
+
+    on_local_rows([params], layout, 0.0, step)
 
 
 def _of_matrices(group: dict[str, Any]) -> dict[str, Any]:
@@ -234,64 +267,45 @@ def _of_matrices(group: dict[str, Any]) -> dict[str, Any]:
     return {**group, **Layout()._asdict()}
 
 
-@contextmanager
-def read_by_hooks(
-    optimizer: Optimizer,
-    loaded: Callable[[dict[Tensor, Any]], None],
-    check: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> Iterator[None]:
-    """Let ``check`` see the dict that ``load_state_dict`` reads, ``loaded`` its state by parameter afterwards.
-
-    What is read is what the caller's hooks before loading return; their hooks after loading come last.
-    """
-    read: dict[str, Any] = {}
-
-    def before(_: Optimizer, state_dict: dict[str, Any]) -> None:
-        check(state_dict)
-        read.update(state_dict)
-
-    def after(_: Optimizer) -> None:
-        saved = [i for group in read["param_groups"] for i in group["params"]]
-        own = [p for group in optimizer.param_groups for p in group["params"]]
-        loaded({p: read["state"].get(i, {}) for p, i in zip(own, saved, strict=True)})
-
-    handles = (
-        optimizer.register_load_state_dict_pre_hook(before),
-        optimizer.register_load_state_dict_post_hook(after, prepend=True),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _by_kernels(
+    columns: list[list[Any]], layout: Layout, group: dict[str, Any]
+) -> Iterator[tuple[ModuleType | None, list[list[Any]]]]:
+    """The columns parted by who moves them: one call of a module of `kernels`, or None for an eager step."""
+    if not wants_fused(group):
+        yield None, columns
+        return
+    members: dict[Any, list[int]] = {}
+    for i, p in enumerate(columns[0]):
+        taken_by = kernels.fused(p, layout)
+        kind = taken_by and (taken_by, p.device, p.dtype if taken_by is kernels.cpu else None)
+        members.setdefault(kind, []).append(i)
+    for kind, indices in members.items():
+        yield kind and kind[0], [[column[i] for i in indices] for column in columns]
 
 
-def fill_in(group: dict[str, Any]) -> None:
-    """Give a group that was saved before an option existed the default of that option."""
-    group.setdefault("maximize", False)
-
-
-def chosen_path(paths: tuple[_Path, _Path, _Path], foreach: bool | None, fused: bool | None) -> _Path:
-    """The single-tensor, foreach or fused implementation: what is asked for, or else the fastest."""
-    single_tensor, multi_tensor, fused_step = paths
-    if wants_fused(foreach, fused):
-        return fused_step  # leaves to foreach what it cannot take
-    return single_tensor if foreach is False else multi_tensor
-
-
-def wants_fused(foreach: bool | None, fused: bool | None) -> bool:
+def wants_fused(group: Mapping[str, Any]) -> bool:
     """Whether the fused step is asked for, or may be chosen; `torch.compile` makes its own."""
+    foreach, fused = group["foreach"], group["fused"]
     return not torch.compiler.is_compiling() and bool(fused or (fused is None and foreach is None))
 
 
 def takes_on_device(group: dict[str, Any], p: Tensor) -> bool:
     """Whether the kernels on a CUDA device take ``p``: then the host need know nothing of its step."""
-    return wants_fused(group["foreach"], group["fused"]) and kernels.cuda.takes(local(p), Layout.of(group))
+    return wants_fused(group) and kernels.cuda.takes(local(p), Layout.of(group))
 
 
 def takes_scaling(group: dict[str, Any], p: Tensor) -> bool:
     """Whether those kernels undo a loss scale too: not where L^O is added before them, row by row of a DTensor."""
     return takes_on_device(group, p) and not is_sharded(p)
+
+
+_RANGES: dict[str, dict[str, Any]] = {
+    "lr": dict(low=0, high=math.inf),
+    "momentum": dict(low=0, high=1, open_high=True),
+    "eps": dict(low=0, high=math.inf),
+    "grad_clip": dict(low=0, high=math.inf, none=True),
+    "alpha": dict(low=0, high=math.inf),
+}
 
 
 def check_range(

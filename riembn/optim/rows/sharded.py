@@ -1,4 +1,4 @@
-"""How does an optimizer move weights that lie in parts on many devices? Each device moves its own rows.
+"""Weights that lie in parts on many devices: each device moves its own rows.
 
 `torch.distributed.fsdp.fully_shard` cuts every parameter along dimension 0, which numbers the rows, and so a
 device needs nothing of the others. Two things do: the regularizer L^O, which compares all rows of a weight,
@@ -7,7 +7,6 @@ and rows that are cut themselves (transposed convolutions, one row for the whole
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -18,12 +17,13 @@ from torch.autograd.graph import increment_version
 
 from ...geometry import Layout
 from ..orthogonality import orthogonality_grad
-from .arithmetic import compute_dtype
+from .arithmetic import compute_dtype, unit_rows
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+Step = Callable[[list[list[Any]], float], None]
 
 __all__ = [
     "cut_as",
@@ -58,50 +58,49 @@ def whole(t: Any) -> Any:
     return t.full_tensor() if is_sharded(t) else t
 
 
-def on_local_rows(step: Callable[..., None]) -> Callable[..., None]:
-    """Let a step on lists of plain tensors take DTensors as well.
+def on_local_rows(columns: Sequence[Sequence[Any]], layout: Layout, alpha: float, step: Step) -> None:
+    """Let a step of plain tensors move DTensors as well.
 
-    The step's first list holds the parameters, the next, if any, their gradients, without a loss scale and only
-    read; the others have one entry each, a tensor or not, or are None. Rows that are cut are gathered, moved by
-    every device alike, and each keeps its part.
+    Args:
+        columns: Parameters, then, if any, their gradients, without a loss scale and only read, then their state, of
+            which each entry is a tensor or not.
+        layout: How the parameters are read as rows.
+        alpha: Weight of L^O.
+        step: Moves the columns that it is given, plain tensors all, by their gradients and ``alpha`` times L^O's. Rows
+            that are cut are gathered, moved by every device alike, and each keeps its part.
     """
+    params = columns[0]
+    if not any(map(is_sharded, params)):
+        step([list(column) for column in columns], alpha)
+        return
+    plain: list[int] = []
+    rows: list[int] = []
+    cut: list[int] = []
+    for i, p in enumerate(params):
+        (plain if not is_sharded(p) else rows if rows_are_whole(p, layout) else cut).append(i)
 
-    @functools.wraps(step)
-    def step_on_local_rows(params: Sequence[Any], *columns: Any, **options: Any) -> None:
-        if not any(map(is_sharded, params)):
-            step(params, *columns, **options)
-            return
-        layout, alpha = options["layout"], options.get("alpha", 0)
-        plain: list[int] = []
-        rows: list[int] = []
-        cut: list[int] = []
-        for i, p in enumerate(params):
-            (plain if not is_sharded(p) else rows if rows_are_whole(p, layout) else cut).append(i)
+    def some(indices: list[int], of: Callable[[Any], Any]) -> list[list[Any]]:
+        return [[of(column[i]) for i in indices] for column in columns]
 
-        def some(indices: list[int], of: Callable[[Any], Any]) -> list[Any]:
-            return [None if c is None else [of(c[i]) for i in indices] for c in (params, *columns)]
-
-        if plain:
-            step(*some(plain, lambda t: t), **options)
-        for i in cut:
-            gathered = some([i], whole)
-            step(*gathered, **options)
-            for number, (column, moved) in enumerate(zip((params, *columns), gathered, strict=True)):
-                if number != 1 and column is not None and is_sharded(column[i]):
-                    keep_part(column[i], moved[0])
-        if rows and alpha:  # gathers, so a device without rows takes part as well
-            grads = list(columns[0])
-            for i in rows:
-                grads[i] = local(grads[i]) + _orthogonality_term(params[i], alpha, layout)
-            columns, options = (grads, *columns[1:]), {**options, "alpha": 0}
-        # Copies apart from parts, which differ by device: lists on a CPU decide for several weights at once.
-        for copies in (True, False):
-            if own := [i for i in rows if local(params[i]).numel() and _is_copied(params[i]) == copies]:
-                step(*some(own, local), **options)
-        # What is written into its part, autograd does not see on the DTensor.
-        increment_version([p for p in params if is_sharded(p)])
-
-    return step_on_local_rows
+    if plain:
+        step(some(plain, lambda t: t), alpha)
+    for i in cut:
+        gathered = some([i], whole)
+        step(gathered, alpha)
+        for number, (column, (moved,)) in enumerate(zip(columns, gathered, strict=True)):
+            if number != 1 and is_sharded(column[i]):
+                keep_part(column[i], moved)
+    if rows and alpha:  # gathers, so a device without rows takes part as well
+        grads = list(columns[1])
+        for i in rows:
+            grads[i] = local(grads[i]) + _orthogonality_term(params[i], alpha, layout)
+        columns = [params, grads, *columns[2:]]
+    # Copies apart from parts, which differ by device: lists on a CPU decide for several weights at once.
+    for copies in (True, False):
+        if own := [i for i in rows if local(params[i]).numel() and _is_copied(params[i]) == copies]:
+            step(some(own, local), 0.0)
+    # What is written into its part, autograd does not see on the DTensor.
+    increment_version([p for p in params if is_sharded(p)])
 
 
 def row_zeros(p: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
@@ -180,7 +179,6 @@ def _cut(p: DTensor, value: Tensor) -> DTensor:
 def _orthogonality_term(p: DTensor, alpha: float, layout: Layout) -> Tensor:
     """This device's rows of the gradient of L^O, in the shape of its part of ``p``."""
     here = local(p)
-    y = layout.rows(here).to(compute_dtype(p.dtype))
-    y = (y / torch.linalg.vector_norm(y, dim=1, keepdim=True)).nan_to_num_(0, 0, 0)
+    y = unit_rows(layout.rows(here).to(compute_dtype(p.dtype), copy=True))
     among = whole(rows_like(p, y, layout))
     return layout.tensors(orthogonality_grad(y, alpha, among=among), here)[0]

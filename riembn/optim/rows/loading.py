@@ -1,0 +1,134 @@
+"""State that is loaded: in the precision it was saved in, of this method, and where its weight is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from .arithmetic import compute_dtype
+from .sharded import is_sharded
+
+__all__ = ["check_method", "fitting", "read_by_hooks", "restore_precision"]
+
+_ADDED_LATER = {
+    "amsgrad", "capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused", "maximize",
+}  # fmt: skip
+"""Options that optimizers, torch's or these, did not always have: a group may have been saved without them."""
+
+
+@contextmanager
+def read_by_hooks(
+    optimizer: Optimizer,
+    check: Callable[[dict[str, Any]], None],
+    loaded: Callable[[dict[Tensor, Any]], None],
+) -> Iterator[None]:
+    """Let ``check`` see the dict that ``load_state_dict`` reads, ``loaded`` its state by parameter afterwards.
+
+    What is read is what the caller's hooks before loading return; their hooks after loading come last.
+    """
+    read: dict[str, Any] = {}
+
+    def before(_: Optimizer, state_dict: dict[str, Any]) -> None:
+        check(state_dict)
+        read.update(state_dict)
+
+    def after(_: Optimizer) -> None:
+        saved = [i for group in read["param_groups"] for i in group["params"]]
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        loaded({p: read["state"].get(i, {}) for p, i in zip(own, saved, strict=True)})
+
+    handles = (
+        optimizer.register_load_state_dict_pre_hook(before),
+        optimizer.register_load_state_dict_post_hook(after, prepend=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_method(part: Optimizer, groups: Iterable[Mapping[str, Any]], caller: str) -> None:
+    """Raise ValueError, naming both, if ``groups`` were saved by another method than that of ``part``."""
+    named = set(part.defaults)
+    for group in groups:
+        missing = named - group.keys() - _ADDED_LATER
+        foreign = _row_options() & group.keys() - named if "row_dim" in named else set()
+        if missing or foreign:
+            raise ValueError(
+                f"{caller}: the state was saved by {_method_of(group)} and cannot be loaded into "
+                f"{type(part).__name__}; make the optimizer with the method and the rest of the one that was saved."
+            )
+
+
+def restore_precision(optimizer: Optimizer, saved: Mapping[Tensor, Mapping[str, Any]]) -> None:
+    """Take float32 state from ``saved`` again for half-precision weights, to whose type torch has cast it."""
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        wide = compute_dtype(p.dtype)
+        for key, value in saved.get(p, {}).items() if wide != p.dtype else ():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                device = optimizer.state[p][key].device
+                optimizer.state[p][key] = value.detach().to(device, wide, copy=True)
+
+
+def fitting(
+    value: Tensor, p: Tensor, shape: tuple[int, ...], sharded: bool, whose: str
+) -> Tensor:
+    """State of ``p`` as a kernel, which does not look, may take it: itself, or a copy if it is not so.
+
+    Args:
+        value: The state as it was made, loaded, or set by hand.
+        p: Its weight, whose device it must be on.
+        shape: What it must have: that of ``p``, then it lies in memory as ``p`` does, or ``(rows,)``.
+        sharded: Whether it must be a DTensor.
+        whose: The optimizer and the state, for the message.
+
+    Raises:
+        ValueError: If it is not of ``shape``, or is whole where the weight is in parts.
+    """
+    if value.shape != shape or is_sharded(value) is not sharded:
+        cut = {True: "in parts (a DTensor)", False: "whole"}
+        raise ValueError(
+            f"{whose} of a weight of shape {tuple(p.shape)} has shape "
+            f"{tuple(value.shape)}, {cut[is_sharded(value)]}, but must have {tuple(shape)}, {cut[sharded]}; load "
+            "state saved for these weights (into parts by torch.distributed.checkpoint.state_dict)."
+        )
+    dtype = compute_dtype(p.dtype)
+    if value.dtype != dtype or value.device != p.device:
+        value = value.to(p.device, dtype)
+    like = p if shape == p.shape else value
+    if sharded or (value.stride() == _dense_stride(like) and not value.is_neg()):
+        return value
+    return torch.empty_strided(shape, _dense_stride(like), dtype=dtype, device=p.device).copy_(value)
+
+
+def _dense_stride(t: Tensor) -> tuple[int, ...]:
+    """Strides without gaps and in the order of ``t``'s."""
+    if t.is_contiguous():
+        return t.stride()
+    return torch.empty_like(t, device="meta").stride()
+
+
+def _row_options() -> set[str]:
+    from .. import PSISGD, SGDG, AdamG
+
+    return set().union(*(inspect.signature(method).parameters for method in (SGDG, AdamG, PSISGD)))
+
+
+def _method_of(group: Mapping[str, Any]) -> str:
+    """The optimizer whose options a saved group has, as far as that tells."""
+    from .. import PSISGD, SGDG, AdamG
+
+    on_rows = "row_dim" in group
+    known = (AdamG, SGDG, PSISGD) if on_rows else (torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam)
+    for method in known:
+        named = inspect.signature(method).parameters.keys() - {"params"} - _ADDED_LATER
+        if named <= group.keys() and (method is not torch.optim.AdamW or group.get("decoupled_weight_decay")):
+            return method.__name__
+    return f"an optimizer with the options {', '.join(sorted(group.keys() - {'params'}))}"
