@@ -14,6 +14,7 @@ from .experiment import grid as grid
 from .experiment import preset as preset
 from .invariance import Split as Split
 from .invariance import split as split
+from .kernels import paths as paths
 from .methods import Method as Method
 from .methods import build_optimizer as build_optimizer
 from .methods import methods as methods

@@ -391,6 +391,8 @@ BAD_CALLS = [
         r"momentum=1.0, but momentum must be a number in \[0, 1\)",
     ),
     (dict(method="sgd-g", grad_clip="0.1"), ValueError, "grad_clip='0.1'.*or None"),
+    (dict(method="sgd-g", grad_clip=0.0), ValueError, "grad_clip=0.0, but .* a finite number > 0, or None"),
+    (dict(method="adam-g", grad_clip=0), ValueError, "grad_clip=0, but .* a finite number > 0, or None"),
     (dict(method="adam-g", betas=0.9), ValueError, "betas=0.9.*pair"),
     (dict(method="adam-g", betas=(0.9, 1.0)), ValueError, r"betas\[1\]=1.0"),
     (dict(method="adam-g", eps=-1e-8), ValueError, "eps=-1e-08"),
@@ -446,6 +448,7 @@ ZERO_ROW[1] = 0
         (nn.Parameter(ZERO_ROW / ZERO_ROW), ValueError, r"row 1 .*norm nan "),
         (nn.Parameter(torch.ones(3, 4, dtype=torch.complex64)), ValueError, "complex64; only real"),
         (torch.ones(3, 4, dtype=torch.int64), ValueError, "int64; only real"),
+        (torch.ones(3, 4, device="meta"), ValueError, "is on the meta device and holds no numbers; bring"),
     ],
 )
 def test_bad_parameters_are_refused_before_any_is_touched(optimizer, second, error, message):

@@ -1,12 +1,14 @@
 """The compiled step: taken where it can be, equal to the other paths, and never required."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import riembn
 from riembn.geometry import Layout
 from riembn.kernels import c_library, cpu
 from riembn.optim import PSISGD, SGDG, AdamG
@@ -164,21 +166,104 @@ def test_without_a_compiler_the_lists_do_it_quietly(monkeypatch, capfd):
         SGDG([p], fused=True)
 
 
-@needs_compiler
-def test_the_library_is_built_once_into_the_cache_folder(monkeypatch, tmp_path, capfd):
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """A cache folder of the test's own, empty at first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for notice in ("riembn: compiling the fused optimizer step (once)\n", ""):
-        c_library.library.cache_clear()
-        assert c_library.library() is not None
-        assert capfd.readouterr().err == notice
-    assert len(list((tmp_path / "riembn").iterdir())) == 1
-    for broken in ({"CC": "false"}, {"XDG_CACHE_HOME": "/dev/null"}):
-        for name, value in broken.items():
-            monkeypatch.setenv(name, value)
-        c_library.library.cache_clear()
-        assert c_library.library() is None
+    c_library.found.cache_clear()
+    yield tmp_path / "riembn"
     monkeypatch.undo()
-    c_library.library.cache_clear()
+    c_library.found.cache_clear()
+
+
+def in_a_new_process():
+    c_library.found.cache_clear()
+    return c_library.found()
+
+
+COMPILING = "riembn: compiling the fused optimizer step (once)\n"
+
+
+@needs_compiler
+def test_the_library_is_built_once_into_the_cache_folder(cache, capfd):
+    for notice in (COMPILING, ""):
+        found = in_a_new_process()
+        assert found.library is not None and found.library is c_library.library()
+        assert capfd.readouterr().err == notice
+        assert riembn.paths()["cpu"].startswith("fused (float32 or float64") and found.told in riembn.paths()["cpu"]
+    (file,) = cache.iterdir()
+    assert str(file) == found.told
+    assert cache.stat().st_mode & 0o777 == file.stat().st_mode & 0o777 == 0o700
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["empty", "half", "bit", "writable", "link"])
+def test_a_file_that_may_not_be_the_library_is_built_anew(cache, capfd, damage):
+    in_a_new_process()
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    if damage == "writable":
+        file.chmod(0o722)
+    elif damage == "link":
+        file.rename(cache / "elsewhere")
+        file.symlink_to("elsewhere")
+    else:
+        at = len(content) // 2
+        bad = {"empty": b"", "half": content[:at], "bit": content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]}
+        file.unlink()  # the old file is mapped into this process
+        file.write_bytes(bad[damage])
+        file.chmod(0o700)
+    capfd.readouterr()
+    found = in_a_new_process()
+    assert found.library is not None and capfd.readouterr().err == COMPILING
+    assert not Path(found.told).is_symlink() and Path(found.told).stat().st_mode & 0o777 == 0o700
+    assert in_a_new_process().library is not None and capfd.readouterr().err == ""
+
+
+@needs_compiler
+def test_a_compiler_that_fails_is_told_of_once_and_its_message_kept(cache, monkeypatch, capfd, tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'rows.c: no such luck' >&2; exit 3\n")
+    compiler.chmod(0o700)
+    monkeypatch.setenv("CC", str(compiler))
+    assert in_a_new_process().library is None
+    (kept,) = cache.iterdir()
+    said = capfd.readouterr().err
+    assert said.count("\n") == 2 and str(kept) in said and str(compiler) in said
+    assert "no such luck" in kept.read_text() and "ends with code 3" in kept.read_text()
+    assert in_a_new_process().library is None and capfd.readouterr().err == ""
+    assert riembn.paths()["cpu"].startswith("lists of tensors: ") and str(kept) in riembn.paths()["cpu"]
+    compiler.write_text(f'#!/bin/sh\nexec {shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")} "$@"\n')
+    assert in_a_new_process().library is None  # not asked again
+    kept.unlink()
+    assert in_a_new_process().library is not None
+    monkeypatch.setenv("CC", str(tmp_path / "missing"))
+    assert in_a_new_process().library is None
+    assert "No such file" in next(cache.glob("*.failed")).read_text()
+
+
+@needs_compiler
+def test_a_folder_of_another_user_or_none_is_not_used(cache, monkeypatch):
+    in_a_new_process()
+    cache.chmod(0o777)
+    assert in_a_new_process().library is not None and cache.stat().st_mode & 0o777 == 0o700
+    with monkeypatch.context() as other:
+        other.setattr(c_library.os, "geteuid", lambda: cache.stat().st_uid + 1)
+        found = in_a_new_process()
+        assert found.library is None and "belongs to another user" in found.told
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    found = in_a_new_process()
+    assert found.library is None and "/dev/null" in found.told
+
+
+@needs_compiler
+def test_no_memory_to_work_in_is_an_error(monkeypatch):
+    p = torch.nn.Parameter(torch.randn(3, 4))
+    before = p.detach().clone()
+    monkeypatch.setattr(cpu, "_rows", lambda *_: (0, 2**58))  # nothing to move, 2^61 bytes a thread to move it in
+    with pytest.raises(MemoryError, match="no memory for the fused optimizer step"):
+        cpu.sgd_g([p], [p], [torch.zeros(3, 4)], CHANNEL, 0.1, 0.9, 0.1)
+    assert torch.equal(p, before)
 
 
 @needs_compiler

@@ -539,4 +539,4 @@ def test_pieces_of_any_size_equal_the_loop(
         results.append([p.detach(), *(v for k, v in optimizer.state[p].items() if k != "step")])
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}[dtype]
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.abs().max())))

@@ -213,6 +213,69 @@ def test_state_saved_before_an_option_existed_is_loaded(method):
 
 
 @methods
+@pytest.mark.parametrize("other", METHODS)
+def test_state_of_another_method_is_refused_and_changes_nothing(method, other):
+    params, optimizer = made(method, "lists")
+    steps(params, optimizer, 1)
+    _, saved = made(other, "lists")
+    rest = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    whole = Combined(made(method, "lists")[1], torch.optim.SGD(rest[:1], lr=0.1))
+    saved_whole = Combined(made(other, "lists")[1], torch.optim.SGD(rest[1:], lr=0.1))
+    if method == other:
+        optimizer.load_state_dict(saved.state_dict())
+        whole.load_state_dict(saved_whole.state_dict())
+        return
+    before = copy.deepcopy(optimizer.state_dict())
+    for own, read in ((optimizer, saved), (whole, saved_whole)):
+        names = METHODS[other][0].__name__, METHODS[method][0].__name__
+        with pytest.raises(ValueError, match=f"saved by {names[0]} and cannot be loaded into {names[1]}; make"):
+            own.load_state_dict(read.state_dict())
+    assert str(before) == str(optimizer.state_dict())
+
+
+RESTS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("own, saved", [("SGD", "AdamW"), ("SGD", "Adam"), ("AdamW", "SGD"), ("Adam", "SGD")])
+def test_state_of_another_rest_is_refused(own, saved):
+    def whole(rest):
+        return Combined(SGDG([torch.nn.Parameter(torch.ones(2, 3))]), RESTS[rest]([torch.nn.Parameter(torch.ones(3))]))
+
+    with pytest.raises(ValueError, match=f"Combined: the state was saved by {saved} and cannot be loaded into {own};"):
+        whole(own).load_state_dict(whole(saved).state_dict())
+
+
+@pytest.mark.parametrize("rest", RESTS)
+def test_options_that_an_older_torch_did_not_save_are_filled_in(rest):
+    ends = []
+    for older in (False, True):
+        torch.manual_seed(0)
+        weight, bias = torch.nn.Parameter(torch.randn(2, 3)), torch.nn.Parameter(torch.randn(3))
+        optimizer = Combined(SGDG([weight]), RESTS[rest]([bias]))
+        steps([weight, bias], optimizer, 1)
+        saved = optimizer.state_dict()
+        for name in ("decoupled_weight_decay", "maximize", "foreach", "fused", "capturable", "differentiable"):
+            for group in saved["param_groups"] if older else ():
+                if group["part"] == 1:
+                    group.pop(name, None)
+        optimizer.load_state_dict(saved)
+        steps([weight, bias], optimizer, 2)
+        ends.append(([weight, bias], optimizer))
+    assert_same(*ends)
+
+
+def test_a_rest_that_loses_its_momentum_is_refused():
+    for dtype in (torch.bfloat16, torch.float16):
+        with pytest.raises(ValueError, match="corrupts the momentum of 16-bit weights on a CPU; give it fused=False"):
+            Combined(torch.optim.SGD([torch.nn.Parameter(torch.ones(3, dtype=dtype))], lr=0.1, fused=True))
+    Combined(torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True))
+
+
+@methods
 def test_closure_runs_once_with_gradients_on_and_its_loss_comes_back(method):
     (p, *_), optimizer = made(method, "lists")
     calls = []
@@ -384,6 +447,92 @@ def test_state_that_does_not_fit_its_weight_is_refused_before_anything_moves(met
         steps(params, optimizer, 1)
     assert "\n" not in str(e.value)
     assert all(map(torch.equal, params, before))
+
+
+def expanded(t):
+    return t.flatten()[:1].reshape([1] * t.dim()).expand(t.shape)
+
+
+def column(t):
+    return torch.stack([t, t + 1], dim=-1)[..., 0]
+
+
+def turned(t):
+    return t.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def negative(t):
+    """The same numbers as a view of their negatives."""
+    return torch.view_as_complex(torch.stack([t, -t], dim=-1)).conj().imag
+
+
+@pytest.mark.parametrize("view", [expanded, column, turned, negative])
+@methods
+@paths
+def test_state_and_gradients_may_be_any_view(method, path, view):
+    ends = []
+    for plain in (False, True):
+        params, optimizer = made(method, path)
+        steps(params, optimizer, 1)
+        saved = optimizer.state_dict()
+        for state in saved["state"].values():
+            for key in state.keys() - {"step"}:
+                seen = view(state[key])
+                state[key] = seen.resolve_neg().clone(memory_format=torch.contiguous_format) if plain else seen
+        optimizer.load_state_dict(saved)
+        generator = torch.Generator().manual_seed(2)
+        for _ in range(2):
+            for p in params:
+                seen = view(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+                p.grad = seen.resolve_neg().clone(memory_format=torch.contiguous_format) if plain else seen
+            optimizer.step()
+        ends.append((params, optimizer))
+    assert_same(*ends, 1e-14)  # sums over a row in another order
+
+
+@methods
+def test_a_weight_may_have_gaps_and_may_be_no_view_of_its_negative(method):
+    start = torch.randn(4, 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match="is a view of its negative; give parameter.resolve_neg()"):
+        METHODS[method][0]([torch.nn.Parameter(negative(start))], **METHODS[method][1])
+    weights = [torch.nn.Parameter(column(start.clone())), torch.nn.Parameter(start.clone())]
+    optimizers = [METHODS[method][0]([w], **METHODS[method][1]) for w in weights]
+    for w, optimizer in zip(weights, optimizers, strict=True):
+        steps([w], optimizer, 3)
+    torch.testing.assert_close(*weights, rtol=1e-12, atol=1e-12)
+
+
+@methods
+@paths
+def test_a_row_that_is_set_to_zero_stays_so_and_leaves_the_others_alone(method, path):
+    ends = []
+    for lost in (True, False):
+        params, optimizer = made(method, path, alpha=0.1) if method != "psi-sgd" else made(method, path)
+        steps(params, optimizer, 2)
+        if lost:
+            with torch.no_grad():
+                lost_rows = [params[1][2], params[2]]
+                if method == "psi-sgd":  # which goes on by its momentum
+                    moments = [optimizer.state[p]["momentum_buffer"] for p in params[1:]]
+                    lost_rows += [moments[0][2], moments[1]]
+                torch._foreach_zero_(lost_rows)
+        if method != "psi-sgd":
+            optimizer.param_groups[0]["alpha"] = 0.0  # compares rows
+        steps(params, optimizer, 3, seed=2)
+        ends.append((params, optimizer))
+    (params, optimizer), (others, twin) = ends
+    assert not params[1][2].any() and not params[2].any()
+    assert all(t.isfinite().all() for state in optimizer.state.values() for t in state.values())
+    moment = "exp_avg" if method == "adam-g" else "momentum_buffer"
+    close = dict(rtol=1e-12, atol=1e-12)
+    for p, q in zip(params[:2], others[:2], strict=True):
+        rows = slice(0, 4 if p is params[0] else 2)
+        torch.testing.assert_close(p[rows], q[rows], **close)
+        torch.testing.assert_close(optimizer.state[p][moment][rows], twin.state[q][moment][rows], **close)
+    if method != "psi-sgd":
+        optimizer.param_groups[0]["alpha"] = 0.1
+        steps(params, optimizer, 1)
+        assert not params[1][2].any() and all(p.isfinite().all() for p in params)
 
 
 @methods

@@ -1,4 +1,4 @@
-r"""How to move on :math:`G(1, n)`, the lines through the origin, each stood for by a unit vector ``y`` (or ``-y``).
+r"""Maps of :math:`G(1, n)`, the lines through the origin, each stood for by a unit vector ``y`` (or ``-y``).
 
 To first order this is the sphere: the same tangent vectors, exponential map, transport and retraction. What
 differs is what looks at two points at once: ``y`` and ``-y`` are one point here, so distances end at ``pi/2`` and

@@ -1,4 +1,4 @@
-r"""How to move on the unit sphere :math:`S^{n-1}`: projection, exponential and logarithm map, transport.
+r"""Maps of the unit sphere :math:`S^{n-1}`: projection, exponential and logarithm map, transport, retraction.
 
 A point ``y`` is a unit vector, a tangent vector at ``y`` is orthogonal to it, and both fill the last axis; every
 leading axis is a batch, so a whole layer moves in one call. Nothing is renormalized here and nothing is added to

@@ -1,4 +1,4 @@
-"""One pass over weight, gradient and momentum: the fused step on a CPU, for rows that lie contiguous in memory."""
+"""The fused step on a CPU: one pass over weight, gradient and momentum, for rows that lie contiguous in memory."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def takes(p: Tensor, layout: Layout) -> bool:
         p.is_cpu
         and p.dtype in _SUFFIX
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
+        and not p.is_neg()  # a view of the negative, which only torch knows
         and _rows(p.shape, p.stride(), layout) is not None
         and library() is not None
     )
@@ -48,7 +49,7 @@ def sgd_g(
     """
     with _Tables(params, grads, momentum_buffers, layout) as t:
         scalars = map(ctypes.c_double, (float(lr), momentum, _bound(grad_clip)))
-        _function("sgd_g", params)(*t.sizes, *t.addresses, t.longest, _threads(), *scalars)
+        _call("sgd_g", params, *t.sizes, *t.addresses, t.longest, _threads(), *scalars)
     increment_version([*params, *momentum_buffers])
 
 
@@ -67,13 +68,10 @@ def adam_g(
 ) -> None:
     """One step of Adam-G in place; ``steps``: the count of each parameter, this step included; else as `sgd_g`."""
     rates = [float(lr * bias_correction(betas, int(t))) for t in steps]
-    with _Tables(params, grads, exp_avgs, layout) as t:
-        second = _addresses(exp_avg_sqs)
+    with _Tables(params, grads, exp_avgs, layout, exp_avg_sqs) as t:
         corrected = (ctypes.c_double * len(params))(*rates)
         scalars = map(ctypes.c_double, (*betas, eps, _bound(grad_clip)))
-        _function("adam_g", params)(
-            *t.sizes, *t.addresses, second, corrected, t.longest, _threads(), *scalars
-        )
+        _call("adam_g", params, *t.sizes, *t.addresses, corrected, t.longest, _threads(), *scalars)
     increment_version([*params, *exp_avgs, *exp_avg_sqs])
 
 
@@ -89,7 +87,7 @@ def psi_sgd(
     """One step of PSI-SGD in place; arguments as for `sgd_g`."""
     with _Tables(params, grads, momentum_buffers, layout) as t:
         scalars = map(ctypes.c_double, (float(lr), momentum))
-        _function("psi_sgd", params)(*t.sizes, *t.addresses, _threads(), *scalars)
+        _call("psi_sgd", params, *t.sizes, *t.addresses, _threads(), *scalars)
     increment_version([*params, *(momentum_buffers or ())])
 
 
@@ -107,42 +105,44 @@ class _Tables:
         grads: Sequence[Tensor],
         moments: Sequence[Tensor] | None,
         layout: Layout,
+        row_values: Sequence[Tensor] = (),
     ) -> None:
         found = [_rows(p.shape, p.stride(), layout) for p in params]
         rows, fan_in = zip(*(size for size in found if size is not None), strict=True)
         integers = ctypes.c_int64 * len(params)
         self.sizes = ctypes.c_int64(len(params)), integers(*rows), integers(*fan_in)
         self.longest = ctypes.c_int64(max(fan_in))
-        self._grads = [
-            _like(g, p) for g, p in zip(grads, params, strict=True)
-        ]  # alive until the call is over
-        self._moments = moments or []
-        self._aligned = [_like(m, p) for m, p in zip(self._moments, params, strict=bool(moments))]
+        # alive until the call is over
+        self._grads = [_like(g, p) for g, p in zip(grads, params, strict=True)]
+        aligned = [_like(m, p) for m, p in zip(moments or (), params, strict=bool(moments))]
+        contiguous = [v.to(params[0].dtype).resolve_neg().contiguous() for v in row_values]
+        self._own, self._used = [*(moments or ()), *row_values], [*aligned, *contiguous]
         missing: list[Tensor | None] = [None] * len(params)
-        self.addresses = [_addresses(column) for column in (params, self._grads, self._aligned or missing)]
+        columns = [params, self._grads, aligned or missing, *([contiguous] if contiguous else [])]
+        self.addresses = [_addresses(column) for column in columns]
 
     def __enter__(self) -> _Tables:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for own, used in zip(self._moments, self._aligned, strict=True):
+        for own, used in zip(self._own, self._used, strict=True):
             if own is not used:
                 own.copy_(used)
 
 
 def _like(t: Tensor, p: Tensor) -> Tensor:
     """``t`` in the type and the memory order of ``p``: itself where it is so already."""
-    return t if t.stride() == p.stride() and t.dtype == p.dtype else torch.empty_like(p).copy_(t)
+    same = t.stride() == p.stride() and t.dtype == p.dtype and not t.is_neg()
+    return t if same else torch.empty_like(p).copy_(t)
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
 
 
-def _function(name: str, params: Sequence[Tensor]) -> Any:
-    function = getattr(library(), f"{name}_{_SUFFIX[params[0].dtype]}")
-    function.restype = None
-    return function
+def _call(name: str, params: Sequence[Tensor], *arguments: Any) -> None:
+    if getattr(library(), f"{name}_{_SUFFIX[params[0].dtype]}")(*arguments):
+        raise MemoryError("riembn: no memory for the fused optimizer step to work in; nothing has moved.")
 
 
 def _threads() -> ctypes.c_int:

@@ -1,9 +1,10 @@
-"""One pass over weight, gradient and momentum: the fused step on a CUDA device, in Triton.
+"""The fused step on a CUDA device: one pass over weight, gradient and momentum, in Triton.
 
 A step reads weight, gradient and momentum once and writes weight and momentum once: 20 bytes a float32 parameter for
 SGD-G, and 20 bytes and 8 a row for Adam-G; 12 for PSI-SGD without momentum. All weights of one call share a few
 launches, one for each size of row; nothing waits for the device, so a step can be captured in a CUDA graph. Not yet
-run on a GPU: the tests run the kernels in Triton's interpreter and compile them for one.
+run on a GPU by its authors: the tests run the kernels in Triton's interpreter and compile them for one, and the first
+use on a device is checked (riembn/optim/rows/first_use.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.autograd.graph import increment_version
 from ..geometry import Layout
 from .strides import Strides, strides
 
-__all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
+__all__ = ["adam_g", "capturing", "psi_sgd", "refused", "sgd_g", "takes", "unfit"]
 
 LONGEST = 2**17
 """Entries of the longest row taken: one program walks along a row, and lists of tensors use the whole device."""
@@ -42,8 +43,9 @@ def takes(p: Tensor, layout: Layout) -> bool:
         p.is_cuda
         and p.dtype in _TYPES
         and type(p) in (Tensor, torch.nn.Parameter)  # a subclass (DTensor) may keep its data elsewhere
+        and not p.is_neg()  # a view of the negative, which only torch knows
         and _fits(p, layout)
-        and _compiles_for(p.device)
+        and not unfit(p.device)
     )
 
 
@@ -86,9 +88,13 @@ def adam_g(
 ) -> None:
     """One step of Adam-G in place; ``steps``: float32 counts on the device, this step included; else as `sgd_g`."""
     options = _scalars(*betas, 1 - betas[1], eps, grad_clip)
-    columns = params, grads, exp_avgs, exp_avg_sqs, steps
+    one_by_one = [v.contiguous() for v in exp_avg_sqs]
+    columns = params, grads, exp_avgs, one_by_one, steps
     _launch("manifold_step", columns, layout, lr, grad_scale, found_inf, options,
             ADAM=True, CLIPPED=grad_clip is not None)  # fmt: skip
+    for v, used in zip(exp_avg_sqs, one_by_one, strict=True):
+        if used is not v:
+            v.copy_(used)
 
 
 def psi_sgd(
@@ -170,10 +176,20 @@ def _kernels() -> Any:
     return rows_triton
 
 
+refused: dict[torch.device, str] = {}
+"""Devices on which the kernels did not do what they should, and what they did."""
+
+
+def unfit(device: torch.device) -> str:
+    """Why the kernels are not used on a CUDA device; empty if they are."""
+    return refused.get(device) or _unfit(device)
+
+
 @functools.cache
-def _compiles_for(device: torch.device) -> bool:
-    known = torch.version.hip is None and torch.cuda.get_device_capability(device) >= (7, 0)
-    return known and _kernels() is not None
+def _unfit(device: torch.device) -> str:
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (7, 0):
+        return "no NVIDIA GPU of compute capability 7.0 or more"
+    return "" if _kernels() is not None else "Triton is not installed"
 
 
 def _fits(p: Tensor, layout: Layout) -> bool:
@@ -215,7 +231,7 @@ def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: Lay
     kept = [[(t.stride(), t.dtype) for t in column] for column in others]
     key = device, layout, PIECE, *TILES, *kinds, *(kind for column in kept for kind in column)
     if key not in _plans:
-        if _capturing(device):
+        if capturing(device):
             raise RuntimeError(
                 "riembn: the first fused step of these weights is inside a CUDA graph capture; take one or more "
                 "steps before it, as for any torch optimizer."
@@ -299,7 +315,7 @@ class _Addresses:
         current = _stream(self._table.device)
         if current is None:
             return self._lines
-        if _capturing(self._table.device):
+        if capturing(self._table.device):
             _captured.add(self)  # for good: the graph may read it at any time
             return self._lines
         of_plan = [table for batch in self._plan.batches for table in (batch.programs, batch.sizes)]
@@ -320,7 +336,7 @@ def _addresses(plan: _Plan, columns: Sequence[Sequence[Tensor]]) -> _Addresses:
     found = plan.addresses.get(key)
     if found is None:
         found = _Addresses(plan, columns, device)
-        if not _capturing(device):  # what a capture makes is filled when the graph runs, not before
+        if not capturing(device):  # what a capture makes is filled when the graph runs, not before
             while len(plan.addresses) >= _MANY:
                 plan.addresses.pop(next(iter(plan.addresses)))
             plan.addresses[key] = found
@@ -332,7 +348,7 @@ def _to_device(table: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return table
     pinned = table.pin_memory()
-    if _capturing(device):
+    if capturing(device):
         _sources.append(pinned)  # for good: the graph copies from it whenever it runs
     return pinned.to(device, non_blocking=True)
 
@@ -344,7 +360,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
 
 
-def _capturing(device: torch.device) -> bool:
+def capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 

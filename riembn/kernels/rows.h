@@ -120,6 +120,10 @@ static inline void NAME(trigonometry)(double square, double *cosine, double *sin
 static void NAME(sgd_g_row)(REAL *w, const REAL *g, REAL *m, int64_t n, double lr, double momentum, double grad_clip,
                             double *scratch) {
     const NAME(dots_t) s = NAME(dots)(w, g, m, n);
+    if (s.ww == 0) { /* no direction: it stays */
+        for (int64_t i = 0; i < n; i++) m[i] = 0;
+        return;
+    }
     const NAME(tangent_t) t = NAME(tangent)(&s, grad_clip);
     double length = sqrt(s.ww);
     double cosine, sine_ratio, rise;
@@ -151,6 +155,11 @@ static void NAME(sgd_g_row)(REAL *w, const REAL *g, REAL *m, int64_t n, double l
 static void NAME(adam_g_row)(REAL *w, const REAL *g, REAL *m, REAL *v, int64_t n, double rate, double beta1,
                              double beta2, double eps, double grad_clip, double *scratch) {
     const NAME(dots_t) s = NAME(dots)(w, g, m, n);
+    if (s.ww == 0) { /* no direction: it stays */
+        for (int64_t i = 0; i < n; i++) m[i] = 0;
+        *v = (REAL)(beta2 * *v);
+        return;
+    }
     const NAME(tangent_t) t = NAME(tangent)(&s, grad_clip);
     const double keep = 1 - beta1;
     double length = sqrt(s.ww), multiply = 0, of_gradient = t.square, square;
@@ -220,36 +229,43 @@ static void NAME(psi_sgd_row)(REAL *restrict w, const REAL *restrict g, REAL *re
     }
 }
 
-/* A list of weights: tensor k has rows[k] rows of fan_in[k] entries; `longest` is the largest fan_in. */
-void NAME(sgd_g)(int64_t tensors, const int64_t *rows, const int64_t *fan_in, REAL *const *w, const REAL *const *g,
+/* A list of weights: tensor k has rows[k] rows of fan_in[k] entries; `longest` is the largest fan_in. Not 0 is returned
+ * where there is no memory to work in; nothing has moved then. */
+int NAME(sgd_g)(int64_t tensors, const int64_t *rows, const int64_t *fan_in, REAL *const *w, const REAL *const *g,
                  REAL *const *m, int64_t longest, int threads, double lr, double momentum, double grad_clip) {
+    double *const room = malloc(sizeof(double) * (size_t)longest * (size_t)threads);
+    if (!room) return 1;
 #pragma omp parallel num_threads(threads)
     {
-        double *scratch = malloc(sizeof(double) * (size_t)longest);
+        double *const scratch = room + longest * omp_get_thread_num();
         PARTED(tensors, rows, fan_in, k, row) {
             const int64_t at = row * fan_in[k];
             NAME(sgd_g_row)(w[k] + at, g[k] + at, m[k] + at, fan_in[k], lr, momentum, grad_clip, scratch);
         }
-        free(scratch);
     }
+    free(room);
+    return 0;
 }
 
-void NAME(adam_g)(int64_t tensors, const int64_t *rows, const int64_t *fan_in, REAL *const *w, const REAL *const *g,
+int NAME(adam_g)(int64_t tensors, const int64_t *rows, const int64_t *fan_in, REAL *const *w, const REAL *const *g,
                   REAL *const *m, REAL *const *v, const double *rates, int64_t longest, int threads, double beta1,
                   double beta2, double eps, double grad_clip) {
+    double *const room = malloc(sizeof(double) * (size_t)longest * (size_t)threads);
+    if (!room) return 1;
 #pragma omp parallel num_threads(threads)
     {
-        double *scratch = malloc(sizeof(double) * (size_t)longest);
+        double *const scratch = room + longest * omp_get_thread_num();
         PARTED(tensors, rows, fan_in, k, row) {
             const int64_t at = row * fan_in[k];
             NAME(adam_g_row)(w[k] + at, g[k] + at, m[k] + at, v[k] + row, fan_in[k], rates[k], beta1, beta2, eps,
                              grad_clip, scratch);
         }
-        free(scratch);
     }
+    free(room);
+    return 0;
 }
 
-void NAME(psi_sgd)(int64_t tensors, const int64_t *rows, const int64_t *fan_in, REAL *const *w, const REAL *const *g,
+int NAME(psi_sgd)(int64_t tensors, const int64_t *rows, const int64_t *fan_in, REAL *const *w, const REAL *const *g,
                    REAL *const *m, int threads, double lr, double momentum) {
 #pragma omp parallel num_threads(threads)
     {
@@ -258,4 +274,5 @@ void NAME(psi_sgd)(int64_t tensors, const int64_t *rows, const int64_t *fan_in, 
             NAME(psi_sgd_row)(w[k] + at, g[k] + at, m[k] ? m[k] + at : 0, fan_in[k], (REAL)lr, (REAL)momentum);
         }
     }
+    return 0;
 }

@@ -171,6 +171,8 @@ def manifold_step(
 
     g = _unscaled(g, grad_scale)
     square = tl.where(present, tl.sum(w * w, axis=1), 1.0)
+    dead = square == 0  # no direction: the row stays, as if its gradient and momentum were zero
+    square = tl.where(dead, 1.0, square)
     y = w * tl.div_rn(1.0, tl.sqrt_rn(square))[:, None]
     bits = _power_bits(tl.max(tl.abs(g), axis=1))
     h = g * _power(bits)[:, None]
@@ -179,11 +181,12 @@ def manifold_step(
         tl.sum(y * h, axis=1)[:, None] * y
     )  # what rounding left, where the gradient is nearly along the weight
     norm = tl.sqrt_rn(tl.sum(h * h, axis=1))
-    factor = _clipped(norm, _power(254 - bits), grad_clip)
+    factor = tl.where(dead, 0.0, _clipped(norm, _power(254 - bits), grad_clip))
+    kept = tl.where(dead, 0.0, decay)[:, None] * m
     if ADAM:
-        d = decay * m + (keep * factor)[:, None] * h
+        d = kept + (keep * factor)[:, None] * h
     else:
-        d = decay * m - (rate * factor)[:, None] * h
+        d = kept - (rate * factor)[:, None] * h
     if CLIPPED:
         length = tl.sqrt_rn(tl.sum(d * d, axis=1))
     else:
@@ -241,6 +244,9 @@ def manifold_step_long(
     less = _power(tl.maximum(127 + lowest - bits, 0))
     scale, unscale = _power(lowest), _power(254 - lowest)
     square = tl.where(live > 0, tl.sum(ww, axis=0), 1.0)
+    dead = square == 0  # no direction: the row stays, as if its gradient and momentum were zero
+    square = tl.where(dead, 1.0, square)
+    decay = tl.where(dead, 0.0, decay)
     s_gg, s_mm = tl.sum(gg * less * less, axis=0), tl.sum(mm, axis=0)
     s_wg = tl.sum(wg * less, axis=0)
     radial = tl.div_rn(s_wg, square)
@@ -264,7 +270,7 @@ def manifold_step_long(
         extra = tl.div_rn(left, square)
         hh = tl.maximum(tl.sum(total, axis=0) - left * extra, 0.0)
     norm = tl.sqrt_rn(hh)
-    factor = _clipped(norm, unscale, grad_clip)
+    factor = tl.where(dead, 0.0, _clipped(norm, unscale, grad_clip))
     if ADAM:
         step = keep * factor
     else:

@@ -12,8 +12,8 @@ from torch.optim.optimizer import ParamsT
 
 from ..geometry import Layout
 from ..kernels.cpu import bias_correction
-from .rows.arithmetic import Along, clipped_tangent, safe_norm
-from .rows.base import RowOptimizer, check_range, takes_on_device
+from .rows.arithmetic import Along, clipped_tangent, directions, safe_norm
+from .rows.base import RowOptimizer
 from .rows.lists import Batch
 from .rows.loss_scaling import LossScaling
 
@@ -84,14 +84,6 @@ class AdamG(RowOptimizer):
         )
         super().__init__(params, defaults)
 
-    def _check_options(self, group: dict[str, Any]) -> None:
-        super()._check_options(group)
-        betas = group["betas"]
-        if not isinstance(betas, tuple | list) or len(betas) != 2:
-            raise ValueError(f"AdamG: betas={betas!r}, but betas must be a pair of numbers in [0, 1).")
-        for i, beta in enumerate(betas):
-            check_range("AdamG", f"betas[{i}]", beta, 0, 1, open_high=True)
-
     options = ("lr", "betas", "eps", "grad_clip")
 
     def _states(
@@ -107,7 +99,7 @@ class AdamG(RowOptimizer):
         """The step counts, this step included; on the device where a kernel reads them, else on the host."""
         steps = []
         for p in params:
-            device = p.device if p.is_cuda and takes_on_device(group, p) else _HOST
+            device = p.device if p.is_cuda and self._takes_on_device(group, p) else _HOST
             if p.is_cuda and device is _HOST and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(
                     f"AdamG: the steps of a weight of shape {tuple(p.shape)} are counted on the host, and a CUDA graph "
@@ -139,10 +131,9 @@ class AdamG(RowOptimizer):
         grad_clip: float | None,
     ) -> None:
         beta1, beta2 = betas
-        y = w.to(m.dtype)
-        y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
-        h = clipped_tangent(y, g, along, grad_clip)
-        m.mul_(beta1).add_(h, alpha=1 - beta1)
+        y, dead = directions(w.to(m.dtype), along)
+        h = clipped_tangent(y, g, along, grad_clip).masked_fill_(dead, 0)
+        m.mul_(beta1).add_(h, alpha=1 - beta1).masked_fill_(dead, 0)
         v.mul_(beta2).add_(h.square().sum(along, keepdim=True), alpha=1 - beta2)
 
         rate = lr * _bias_correction(betas, t) * _rsqrt(v + eps)

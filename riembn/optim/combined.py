@@ -1,4 +1,4 @@
-"""How do two optimizers become one object that every scheduler, scaler and checkpoint accepts? `Combined`."""
+"""Several optimizers as one, which every scheduler, gradient scaler and checkpoint accepts: `Combined`."""
 
 from __future__ import annotations
 
@@ -123,7 +123,8 @@ class Combined(Optimizer):
                 "build it with the same method, model and split as when it was saved."
             )
         for i, part in enumerate(self.parts):
-            check_method(part, (g for g in state_dict["param_groups"] if g["part"] == i), "Combined")
+            of_part = [group for group in state_dict["param_groups"] if group["part"] == i]
+            check_method(part, part.param_groups, of_part, "Combined")
 
     def _loaded(self, saved: dict[Tensor, Any]) -> None:
         self._link()
@@ -161,6 +162,12 @@ def check_part(part: object) -> None:
         raise ValueError(
             f"Combined: the {type(part).__name__} part already has state; combine before the first step."
         )
+    for group in part.param_groups if isinstance(part, torch.optim.SGD) else ():
+        # https://github.com/pytorch/pytorch/issues/191763: wrong momentum, infinite after a few steps
+        if group.get("fused") and any(p.is_cpu and p.dtype in (torch.float16, torch.bfloat16) for p in group["params"]):
+            raise ValueError(
+                "Combined: torch's fused SGD corrupts the momentum of 16-bit weights on a CPU; give it fused=False."
+            )
 
 
 def _step_of_part(part: Optimizer) -> None:

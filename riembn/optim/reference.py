@@ -1,4 +1,4 @@
-r"""What exactly one step does: float64, one weight row at a time, every line an equation.
+r"""One step of each method in float64, one weight row at a time, every line an equation.
 
 The fast paths of `SGDG`, `AdamG` and `PSISGD` are tested against these functions in weights and in state, and the
 chapters walk through them. Nothing here is in a hurry: vectors are 1-D float64 tensors, scalars Python floats.

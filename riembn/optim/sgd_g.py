@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..geometry import Layout
-from .rows.arithmetic import Along, clipped_tangent, safe_norm
+from .rows.arithmetic import Along, clipped_tangent, directions, safe_norm
 from .rows.base import RowOptimizer
 from .rows.lists import Batch
 from .rows.loss_scaling import LossScaling
@@ -59,6 +59,7 @@ class SGDG(RowOptimizer):
     Unlike `torch.optim.SGD`, the learning rate is inside the momentum: after a drop of the rate the
     displacement of the old rate is still carried on and decays as momentum**k. There is no weight decay, which
     has no effect on a direction. A row whose gradient is not finite becomes NaN, and no other row does.
+    A row that is set to zero later on has no direction: it stays zero, and so does its momentum.
     ``p.grad`` is never written to. State: ``momentum_buffer``, in the parameter's shape, float32 for
     half-precision weights; those are stored rounded, so small steps are lost: keep float32 master weights.
 
@@ -113,10 +114,9 @@ class SGDG(RowOptimizer):
         momentum: float,
         grad_clip: float | None,
     ) -> None:
-        y = w.to(tau.dtype)
-        y = y / torch.linalg.vector_norm(y, dim=along, keepdim=True)
+        y, dead = directions(w.to(tau.dtype), along)
         h = clipped_tangent(y, g, along, grad_clip)
-        d = momentum * tau - lr * h
+        d = (momentum * tau - lr * h).masked_fill_(dead, 0)
         angle = safe_norm(d, along)
         cosine, sine = torch.cos(angle), torch.sin(angle)
         w.copy_(cosine * y + torch.sinc(angle / math.pi) * d)  # exp_y(d)

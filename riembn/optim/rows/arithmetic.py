@@ -28,6 +28,13 @@ def safe_norm(x: Tensor, along: Along) -> Tensor:
     return torch.linalg.vector_norm(x * scale, dim=along, keepdim=True) / scale
 
 
+def directions(w: Tensor, along: Along) -> tuple[Tensor, Tensor]:
+    """The rows at unit norm, and which have none: a row that is zero stays so."""
+    norm = torch.linalg.vector_norm(w, dim=along, keepdim=True)
+    dead = norm == 0
+    return w / norm.masked_fill(dead, 1), dead
+
+
 def clipped_tangent(y: Tensor, g: Tensor, along: Along, grad_clip: float | None) -> Tensor:
     """Riemannian gradient of each unit row, clipped to ``grad_clip``, loss a radian."""
     scale = power_of_two(largest_entry(g, along))

@@ -5,7 +5,6 @@ A step goes from `RowOptimizer.step` by `_step_rows` to one of the three impleme
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, ClassVar
@@ -18,10 +17,12 @@ from ... import kernels
 from ...geometry import Layout
 from . import joint
 from .arithmetic import add_orthogonality, compute_dtype
+from .checks import check_options, check_rows, dense_grad
+from .first_use import agrees
 from .lists import batches, row_views
 from .loading import check_method, fitting, read_by_hooks, restore_precision
 from .loss_scaling import UNSCALED, LossScaling
-from .sharded import is_sharded, local, on_local_rows, placed_as, row_zeros, rows_are_whole, whole
+from .sharded import is_sharded, local, on_local_rows, row_zeros, rows_are_whole
 
 
 class RowOptimizer(Optimizer):
@@ -64,7 +65,7 @@ class RowOptimizer(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            self._check_options(group)
+            check_options(group, self.defaults.keys(), type(self).__name__)
             names = group.get("param_names") or [None] * len(group["params"])
             which = [f"{name!r}" if name else f"number {i} of its group" for i, name in enumerate(names)]
             params, rows_group = group["params"], group
@@ -72,7 +73,7 @@ class RowOptimizer(Optimizer):
                 params = [joint.pack(w, b, Layout.of(group)) for w, b in self._pairs(group)]
                 which, rows_group = [f"{name} with its bias" for name in which[::2]], _of_matrices(group)
             for name, p in zip(which, params, strict=True):
-                self._check_rows(p, name, rows_group)
+                check_rows(p, name, rows_group, type(self).__name__)
         except (TypeError, ValueError):
             self.param_groups.pop()  # a refused group leaves the optimizer as it was
             raise
@@ -92,7 +93,7 @@ class RowOptimizer(Optimizer):
         """
 
         def check(read: dict[str, Any]) -> None:
-            check_method(self, read["param_groups"], type(self).__name__)
+            check_method(self, self.param_groups, read["param_groups"], type(self).__name__)
 
         with read_by_hooks(self, check, lambda saved: restore_precision(self, saved)):
             super().load_state_dict(state_dict)
@@ -135,7 +136,7 @@ class RowOptimizer(Optimizer):
         layout, options = Layout.of(group), {name: group[name] for name in self.options}
         alpha = group.get("alpha", 0.0)
         grads = [dense_grad(p, type(self).__name__) for p in params]
-        if scaling.grad_scale is not None and not all(takes_scaling(group, p) for p in params):
+        if scaling.grad_scale is not None and not all(self._takes_scaling(group, p) for p in params):
             grads, scaling = scaling.divide(grads), UNSCALED
         if group["maximize"]:  # a step against the negative gradient is a step of the negative rate
             options["lr"], alpha = -options["lr"], -alpha
@@ -143,7 +144,7 @@ class RowOptimizer(Optimizer):
         def step(columns: list[list[Any]], alpha: float) -> None:
             if alpha:
                 columns[1] = add_orthogonality(columns[0], columns[1], alpha, layout, scaling.grad_scale)
-            for taken_by, some in _by_kernels(columns, layout, group):
+            for taken_by, some in self._by_kernels(columns, layout, group):
                 if taken_by is not None:
                     self._fused(taken_by, *some, layout=layout, scaling=scaling, **options)
                 elif group["foreach"] is False:
@@ -158,61 +159,39 @@ class RowOptimizer(Optimizer):
 
         on_local_rows([params, grads, *self._states(group, params, scaling)], layout, alpha, step)
 
+    def _by_kernels(
+        self, columns: list[list[Any]], layout: Layout, group: dict[str, Any]
+    ) -> Iterator[tuple[ModuleType | None, list[list[Any]]]]:
+        """The columns parted by who moves them: one call of a module of `kernels`, or None for an eager step."""
+        if not _wants_fused(group):
+            yield None, columns
+            return
+        members: dict[Any, list[int]] = {}
+        for i, p in enumerate(columns[0]):
+            by = kernels.fused(p, layout)
+            if by is kernels.cuda and not agrees(type(self), p.device):
+                by = None
+            kind = by and (by, p.device, p.dtype if by is kernels.cpu else None)
+            members.setdefault(kind, []).append(i)
+        for kind, indices in members.items():
+            yield kind and kind[0], [[column[i] for i in indices] for column in columns]
+
+    def _takes_on_device(self, group: dict[str, Any], p: Tensor) -> bool:
+        """Whether the kernels on a CUDA device take ``p``: then the host need know nothing of its step."""
+        takes = _wants_fused(group) and kernels.cuda.takes(local(p), Layout.of(group))
+        return takes and agrees(type(self), p.device)
+
+    def _takes_scaling(self, group: dict[str, Any], p: Tensor) -> bool:
+        """Whether those kernels undo a loss scale too: not where L^O is added before them, row by row of a DTensor."""
+        return self._takes_on_device(group, p) and not is_sharded(p)
+
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Asked by `torch.amp.GradScaler`: whether it may leave its scale and its verdict to the kernels unread."""
         return all(
-            not group.get("joint") and all(takes_scaling(group, p) for p in group["params"] if p.numel())
+            not group.get("joint") and all(self._takes_scaling(group, p) for p in group["params"] if p.numel())
             for group in self.param_groups
         )
-
-    def _check_options(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for a hyper-parameter outside its range."""
-        name = type(self).__name__
-        for option, bounds in _RANGES.items():
-            if option in self.defaults:
-                check_range(name, option, group[option], **bounds)
-        if group["foreach"] and group["fused"]:
-            raise ValueError(f"{name}: foreach=True and fused=True exclude each other; leave one at None.")
-
-    def _check_rows(self, p: Tensor, which: str, group: dict[str, Any]) -> None:
-        """Raise unless ``p`` is a stack of finite, non-zero weight vectors."""
-        name, shape = type(self).__name__, tuple(p.shape)
-        if p.dim() < 2:
-            raise ValueError(
-                f"{name}: parameter {which} has shape {shape}, but weight vectors are the rows of tensors with "
-                "two or more dimensions; give biases and normalization scales to another optimizer "
-                "(riembn.build_optimizer does so)."
-            )
-        if not p.dtype.is_floating_point:
-            raise ValueError(
-                f"{name}: parameter {which} is {p.dtype}; only real floating-point weights are accepted."
-            )
-        if p.is_meta:
-            raise ValueError(
-                f"{name}: parameter {which} is on the meta device and holds no numbers; bring the network to a real "
-                "one first (model.to_empty(device=...), then initialize or load it)."
-            )
-        # All rows on every device, so that all of them refuse, and none waits for another in vain.
-        view, along = Layout.of(group).view(whole(p.detach()))
-        if not p.numel():
-            return
-        here = local(p.detach())  # a device without rows has nothing to say
-        if group["fused"] and here.numel() and kernels.fused(here, Layout.of(group)) is None:
-            taken = kernels.cpu.TAKEN if p.device.type == "cpu" else kernels.cuda.TAKEN
-            raise ValueError(
-                f"{name}: fused=True, but parameter {which}, shape {shape}, {p.dtype} on {p.device.type}, is not one "
-                f"the fused step takes ({taken}); leave fused=None, which takes the fastest path there is."
-            )
-        norms = torch.linalg.vector_norm(view, dim=along, dtype=compute_dtype(p.dtype))
-        bad = torch.nonzero((norms.flatten() == 0) | ~norms.flatten().isfinite())
-        if len(bad):
-            row = int(bad[0])
-            raise ValueError(
-                f"{name}: row {row} of parameter {which}, shape {shape}, has norm {float(norms.flatten()[row]):g} "
-                "and so no direction; "
-                "reinitialize that row, or leave this parameter to another optimizer."
-            )
 
     def _to_unit_rows(self, group: dict[str, Any]) -> None:
         if not self.unit_rows:
@@ -267,85 +246,7 @@ def _of_matrices(group: dict[str, Any]) -> dict[str, Any]:
     return {**group, **Layout()._asdict()}
 
 
-def _by_kernels(
-    columns: list[list[Any]], layout: Layout, group: dict[str, Any]
-) -> Iterator[tuple[ModuleType | None, list[list[Any]]]]:
-    """The columns parted by who moves them: one call of a module of `kernels`, or None for an eager step."""
-    if not wants_fused(group):
-        yield None, columns
-        return
-    members: dict[Any, list[int]] = {}
-    for i, p in enumerate(columns[0]):
-        taken_by = kernels.fused(p, layout)
-        kind = taken_by and (taken_by, p.device, p.dtype if taken_by is kernels.cpu else None)
-        members.setdefault(kind, []).append(i)
-    for kind, indices in members.items():
-        yield kind and kind[0], [[column[i] for i in indices] for column in columns]
-
-
-def wants_fused(group: Mapping[str, Any]) -> bool:
+def _wants_fused(group: Mapping[str, Any]) -> bool:
     """Whether the fused step is asked for, or may be chosen; `torch.compile` makes its own."""
     foreach, fused = group["foreach"], group["fused"]
     return not torch.compiler.is_compiling() and bool(fused or (fused is None and foreach is None))
-
-
-def takes_on_device(group: dict[str, Any], p: Tensor) -> bool:
-    """Whether the kernels on a CUDA device take ``p``: then the host need know nothing of its step."""
-    return wants_fused(group) and kernels.cuda.takes(local(p), Layout.of(group))
-
-
-def takes_scaling(group: dict[str, Any], p: Tensor) -> bool:
-    """Whether those kernels undo a loss scale too: not where L^O is added before them, row by row of a DTensor."""
-    return takes_on_device(group, p) and not is_sharded(p)
-
-
-_RANGES: dict[str, dict[str, Any]] = {
-    "lr": dict(low=0, high=math.inf),
-    "momentum": dict(low=0, high=1, open_high=True),
-    "eps": dict(low=0, high=math.inf),
-    "grad_clip": dict(low=0, high=math.inf, none=True),
-    "alpha": dict(low=0, high=math.inf),
-}
-
-
-def check_range(
-    caller: str,
-    name: str,
-    value: Any,
-    low: float,
-    high: float,
-    *,
-    open_high: bool = False,
-    none: bool = False,
-) -> None:
-    """Raise ValueError unless ``value`` is a finite number (or one-element tensor) in the range."""
-    end = ")" if open_high else "]"
-    accepted = f"a finite number >= {low:g}" if high == math.inf else f"a number in [{low:g}, {high:g}{end}"
-    if none:
-        accepted += ", or None"
-    if value is None and none:
-        return
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype.is_floating_point:
-        if value.device.type != "cpu":
-            return  # reading it would wait for the device
-        is_number, value = True, value.item()
-    if not is_number or not math.isfinite(value) or not low <= value <= high or (open_high and value == high):
-        raise ValueError(f"{caller}: {name}={value!r}, but {name} must be {accepted}.")
-
-
-def dense_grad(p: Tensor, caller: str) -> Tensor:
-    """The gradient of ``p``, refused if sparse or elsewhere; never written to."""
-    grad = p.grad
-    assert grad is not None
-    if grad.is_sparse:
-        raise RuntimeError(
-            f"{caller}: a sparse gradient for a weight of shape {tuple(p.shape)}; rows on a sphere need dense "
-            "gradients (nn.Embedding: set sparse=False)."
-        )
-    if grad.shape != p.shape or grad.device != p.device or is_sharded(grad) is not is_sharded(p):
-        raise RuntimeError(
-            f"{caller}: a gradient of shape {tuple(grad.shape)} on {grad.device}, {type(grad).__name__}, for a weight "
-            f"of shape {tuple(p.shape)} on {p.device}, {type(p).__name__}; set p.grad to None after moving weights."
-        )
-    return placed_as(p, grad)

@@ -1,4 +1,4 @@
-"""How do a weight and its bias turn as one vector? They are packed into rows for a step, and unpacked after it."""
+"""A weight and its bias that turn as one vector: packed into rows for a step, unpacked after it."""
 
 from __future__ import annotations
 

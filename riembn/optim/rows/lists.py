@@ -47,6 +47,7 @@ class Batch:
     ) -> None:
         self.targets, self.weights, self.grads, self.states = targets, weights, grads, states
         self.scratch, self.along = scratch, along
+        self._dead: Tensor | None = None  # which rows are zero and have no direction, if any may be
         self._columns = [tuple(1 if d in along else n for d, n in enumerate(w.shape)) for w in weights]
 
     def join(self, columns: Sequence[Tensor]) -> Tensor:
@@ -95,11 +96,14 @@ class Batch:
                 torch.addcmul(g, w, r, value=-1, out=h)
             norm = self.norms(hs)
             # Not where a gradient is nearly radial, and so where the squares of h vanish or overflow, or it is not
-            # finite.
+            # finite, or its weight is zero.
             least, most = torch.aminmax(norm.sub(radial.abs_(), alpha=1e-2))
             if least >= 0 and most < math.inf:
                 return norm, clip_factor(norm, None, grad_clip), shrink
         # The careful way: scaled against overflow, and projected twice against what rounding leaves along w.
+        dead = shrink.isinf()
+        shrink.masked_fill_(dead, 0)
+        self._dead = dead if not _can_look(dead) or dead.any() else None
         scale = power_of_two(self.largest(gs))
         for g, s, h in zip(gs, self.split(scale), hs, strict=True):
             torch.mul(g, s, out=h)
@@ -108,11 +112,16 @@ class Batch:
             for h, w, r in zip(hs, ws, self.split(radial), strict=True):
                 h.addcmul_(w, r, value=-1)
         norm = self.norms(hs)
-        return norm, clip_factor(norm, scale, grad_clip), shrink
+        return norm, clip_factor(norm, scale, grad_clip).masked_fill_(dead, 0), shrink
 
     def turn(self, vs: Sequence[Tensor], *coefficients: Tensor) -> None:
-        """In place w <- a w + b v and v <- c w + d v, the coefficients a, b, c, d with one value a row each."""
+        """In place w <- a w + b v and v <- c w + d v, the coefficients a, b, c, d with one value a row each.
+
+        A row that is zero stays zero, and its v becomes so.
+        """
         a, b, c, d = coefficients
+        if self._dead is not None:
+            b, d = (x.masked_fill(self._dead, 0) for x in (b, d))
         if _can_look(a) and d.amin() > 0.5:  # d is the cosine of the angle, so neither a nor d is near zero
             # v <- (d - b c / a) v + (c / a) (a w + b v): one pass over memory less
             c = c / a
@@ -122,7 +131,7 @@ class Batch:
                 v.mul_(d_).addcmul_(w, c_)
             return
         for w, v, product, a_, b_, c_, d_ in zip(
-            self.weights, vs, self.scratch, *map(self.split, coefficients), strict=True
+            self.weights, vs, self.scratch, *map(self.split, (a, b, c, d)), strict=True
         ):
             torch.mul(w, c_, out=product)
             w.mul_(a_).addcmul_(v, b_)

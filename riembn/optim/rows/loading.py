@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from ...geometry import Layout
 from .arithmetic import compute_dtype
 from .sharded import is_sharded
 
@@ -20,6 +21,8 @@ _ADDED_LATER = {
     "amsgrad", "capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused", "maximize",
 }  # fmt: skip
 """Options that optimizers, torch's or these, did not always have: a group may have been saved without them."""
+_OF_GROUPS = {"params", "param_names", "initial_lr", "part", "joint", *Layout._fields}
+"""What a group may hold that is no option of a method."""
 
 
 @contextmanager
@@ -54,15 +57,14 @@ def read_by_hooks(
             handle.remove()
 
 
-def check_method(part: Optimizer, groups: Iterable[Mapping[str, Any]], caller: str) -> None:
-    """Raise ValueError, naming both, if ``groups`` were saved by another method than that of ``part``."""
-    named = set(part.defaults)
-    for group in groups:
-        missing = named - group.keys() - _ADDED_LATER
-        foreign = _row_options() & group.keys() - named if "row_dim" in named else set()
-        if missing or foreign:
+def check_method(part: Optimizer, own: list[dict[str, Any]], saved: list[dict[str, Any]], caller: str) -> None:
+    """Raise ValueError, naming both, if the groups of ``part`` were saved by another method than its own."""
+    for group, read in zip(own, saved, strict=False):
+        missing = part.defaults.keys() - read.keys() - _ADDED_LATER
+        of_rows = set().union(*map(_options, _methods_on_rows())) if "row_dim" in group else set()
+        if missing or (read.keys() & of_rows) - group.keys():
             raise ValueError(
-                f"{caller}: the state was saved by {_method_of(group)} and cannot be loaded into "
+                f"{caller}: the state was saved by {_method_of(read)} and cannot be loaded into "
                 f"{type(part).__name__}; make the optimizer with the method and the rest of the one that was saved."
             )
 
@@ -102,8 +104,10 @@ def fitting(
     dtype = compute_dtype(p.dtype)
     if value.dtype != dtype or value.device != p.device:
         value = value.to(p.device, dtype)
+    if sharded or torch.compiler.is_compiling():  # what is compiled looks by itself
+        return value
     like = p if shape == p.shape else value
-    if sharded or (value.stride() == _dense_stride(like) and not value.is_neg()):
+    if value.stride() == _dense_stride(like) and not value.is_neg():
         return value
     return torch.empty_strided(shape, _dense_stride(like), dtype=dtype, device=p.device).copy_(value)
 
@@ -115,20 +119,24 @@ def _dense_stride(t: Tensor) -> tuple[int, ...]:
     return torch.empty_like(t, device="meta").stride()
 
 
-def _row_options() -> set[str]:
-    from .. import PSISGD, SGDG, AdamG
-
-    return set().union(*(inspect.signature(method).parameters for method in (SGDG, AdamG, PSISGD)))
-
-
 def _method_of(group: Mapping[str, Any]) -> str:
     """The optimizer whose options a saved group has, as far as that tells."""
-    from .. import PSISGD, SGDG, AdamG
+    named = group.keys() - _ADDED_LATER - _OF_GROUPS
+    known = _methods_on_rows() if "row_dim" in group else [torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam]
+    if not group.get("decoupled_weight_decay"):
+        known = [method for method in known if method is not torch.optim.AdamW]
+    fitting = [method for method in known if _options(method) <= named]
+    if not fitting:
+        return f"an optimizer with the options {', '.join(sorted(named))}"
+    return max(fitting, key=lambda method: len(_options(method))).__name__
 
-    on_rows = "row_dim" in group
-    known = (AdamG, SGDG, PSISGD) if on_rows else (torch.optim.SGD, torch.optim.AdamW, torch.optim.Adam)
-    for method in known:
-        named = inspect.signature(method).parameters.keys() - {"params"} - _ADDED_LATER
-        if named <= group.keys() and (method is not torch.optim.AdamW or group.get("decoupled_weight_decay")):
-            return method.__name__
-    return f"an optimizer with the options {', '.join(sorted(group.keys() - {'params'}))}"
+
+def _options(method: type[Optimizer]) -> set[str]:
+    return inspect.signature(method).parameters.keys() - _ADDED_LATER - _OF_GROUPS
+
+
+def _methods_on_rows() -> list[type[Optimizer]]:
+    from .. import PSISGD, SGDG, AdamG, relatives
+
+    others = [made for made in vars(relatives).values() if isinstance(made, type) and issubclass(made, Optimizer)]
+    return [AdamG, SGDG, PSISGD, *others]

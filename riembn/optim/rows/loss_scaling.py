@@ -1,4 +1,4 @@
-"""What does a gradient scaler leave to the optimizer? To divide by its scale, and to skip a step that overflowed."""
+"""What a gradient scaler leaves to the optimizer: to divide by its scale, and to skip a step that overflowed."""
 
 from __future__ import annotations
 

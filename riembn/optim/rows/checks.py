@@ -1,0 +1,138 @@
+"""What the optimizers refuse: options out of range, parameters that are no rows, gradients that do not fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import kernels
+from ...geometry import Layout
+from .arithmetic import compute_dtype
+from .sharded import is_sharded, local, placed_as, whole
+
+__all__ = ["Range", "check_options", "check_rows", "dense_grad"]
+
+
+class Range(NamedTuple):
+    """The numbers that an option may have."""
+
+    low: float = 0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    none: bool = False  # whether None is accepted, too
+
+    def check(self, caller: str, name: str, value: Any) -> None:
+        """Raise ValueError unless ``value`` is a finite number (or one-element tensor) in the range."""
+        if value is None and self.none:
+            return
+        number = value
+        if isinstance(value, Tensor) and value.numel() == 1 and value.dtype.is_floating_point:
+            if value.device.type != "cpu":
+                return  # reading it would wait for the device
+            number = value.item()
+        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
+            above = number > self.low or (number == self.low and not self.open_low)
+            if above and (number < self.high or (number == self.high and not self.open_high)):
+                return
+        raise ValueError(f"{caller}: {name}={value!r}, but {name} must be {self}.")
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            accepted = f"a finite number {'>' if self.open_low else '>='} {self.low:g}"
+        else:
+            ends = ("(" if self.open_low else "[", ")" if self.open_high else "]")
+            accepted = f"a number in {ends[0]}{self.low:g}, {self.high:g}{ends[1]}"
+        return accepted + ", or None" * self.none
+
+
+RANGES = {
+    "lr": Range(),
+    "momentum": Range(high=1, open_high=True),
+    "eps": Range(),
+    "grad_clip": Range(open_low=True, none=True),
+    "alpha": Range(),
+}
+BETAS = Range(high=1, open_high=True)
+
+
+def check_options(group: Mapping[str, Any], names: Collection[str], caller: str) -> None:
+    """Raise ValueError for an option among ``names`` that is out of range."""
+    for name, accepted in RANGES.items():
+        if name in names:
+            accepted.check(caller, name, group[name])
+    if "betas" in names:
+        betas = group["betas"]
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ValueError(f"{caller}: betas={betas!r}, but betas must be a pair of numbers in [0, 1).")
+        for i, beta in enumerate(betas):
+            BETAS.check(caller, f"betas[{i}]", beta)
+    if group["foreach"] and group["fused"]:
+        raise ValueError(f"{caller}: foreach=True and fused=True exclude each other; leave one at None.")
+
+
+def check_rows(p: Tensor, which: str, group: Mapping[str, Any], caller: str) -> None:
+    """Raise ValueError unless ``p`` is a stack of finite, non-zero weight vectors."""
+    shape = tuple(p.shape)
+    if p.dim() < 2:
+        raise ValueError(
+            f"{caller}: parameter {which} has shape {shape}, but weight vectors are the rows of tensors with "
+            "two or more dimensions; give biases and normalization scales to another optimizer "
+            "(riembn.build_optimizer does so)."
+        )
+    if not p.dtype.is_floating_point:
+        raise ValueError(
+            f"{caller}: parameter {which} is {p.dtype}; only real floating-point weights are accepted."
+        )
+    if p.is_meta:
+        raise ValueError(
+            f"{caller}: parameter {which} is on the meta device and holds no numbers; bring the network to a real one "
+            "first (model.to_empty(device=...), then initialize or load it)."
+        )
+    if local(p.detach()).is_neg():
+        raise ValueError(f"{caller}: parameter {which} is a view of its negative; give parameter.resolve_neg().")
+    # All rows on every device, so that all of them refuse, and none waits for another in vain.
+    view, along = Layout.of(group).view(whole(p.detach()))
+    if not p.numel():
+        return
+    here = local(p.detach())  # a device without rows has nothing to say
+    if group["fused"] and here.numel() and kernels.fused(here, Layout.of(group)) is None:
+        taken = kernels.cpu.TAKEN if p.device.type == "cpu" else kernels.cuda.TAKEN
+        raise ValueError(
+            f"{caller}: fused=True, but parameter {which}, shape {shape}, {p.dtype} on {p.device.type}, is not one "
+            f"the fused step takes ({taken}); leave fused=None, which takes the fastest path there is."
+        )
+    norms = torch.linalg.vector_norm(view, dim=along, dtype=compute_dtype(p.dtype))
+    bad = torch.nonzero((norms.flatten() == 0) | ~norms.flatten().isfinite())
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(
+            f"{caller}: row {row} of parameter {which}, shape {shape}, has norm {float(norms.flatten()[row]):g} "
+            "and so no direction; "
+            "reinitialize that row, or leave this parameter to another optimizer."
+        )
+
+
+def dense_grad(p: Tensor, caller: str) -> Tensor:
+    """The gradient of ``p`` as a kernel, which does not look, may take it; never written to.
+
+    Raises:
+        RuntimeError: If it is sparse, or not where its weight is.
+    """
+    grad = p.grad
+    assert grad is not None
+    if grad.layout is not torch.strided:
+        raise RuntimeError(
+            f"{caller}: a sparse gradient for a weight of shape {tuple(p.shape)}; rows on a sphere need dense "
+            "gradients (nn.Embedding: set sparse=False)."
+        )
+    if grad.shape != p.shape or grad.device != p.device or is_sharded(grad) is not is_sharded(p):
+        raise RuntimeError(
+            f"{caller}: a gradient of shape {tuple(grad.shape)} on {grad.device}, {type(grad).__name__}, for a weight "
+            f"of shape {tuple(p.shape)} on {p.device}, {type(p).__name__}; set p.grad to None after moving weights."
+        )
+    return placed_as(p, grad if is_sharded(grad) else grad.resolve_neg())
