@@ -170,14 +170,19 @@ def test_without_a_compiler_the_lists_do_it_quietly(monkeypatch, capfd):
 def cache(monkeypatch, tmp_path):
     """A cache folder of the test's own, empty at first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    c_library.found.cache_clear()
+    forget()
     yield tmp_path / "riembn"
     monkeypatch.undo()
+    forget()
+
+
+def forget():
     c_library.found.cache_clear()
+    c_library.library.cache_clear()
 
 
 def in_a_new_process():
-    c_library.found.cache_clear()
+    forget()
     return c_library.found()
 
 

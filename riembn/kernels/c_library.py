@@ -34,6 +34,7 @@ class Found(NamedTuple):
     told: str
 
 
+@functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled row updates, or None where there is no working C compiler."""
     return found().library

@@ -115,7 +115,7 @@ class _Tables:
         # alive until the call is over
         self._grads = [_like(g, p) for g, p in zip(grads, params, strict=True)]
         aligned = [_like(m, p) for m, p in zip(moments or (), params, strict=bool(moments))]
-        contiguous = [v.to(params[0].dtype).resolve_neg().contiguous() for v in row_values]
+        contiguous = [v if v.is_contiguous() else v.contiguous() for v in row_values]
         self._own, self._used = [*(moments or ()), *row_values], [*aligned, *contiguous]
         missing: list[Tensor | None] = [None] * len(params)
         columns = [params, self._grads, aligned or missing, *([contiguous] if contiguous else [])]

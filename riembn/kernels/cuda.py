@@ -141,6 +141,7 @@ def _launch_here(
     """Launch a kernel over all rows; ``columns``: weights, gradients, momentum, second moments, step counts."""
     kernels: Any = _kernels()
     params = columns[0]
+    columns = params, [g.resolve_neg() for g in columns[1]], *columns[2:]
     device = params[0].device
     plan = _plan(device, columns, layout)
     used = [list(column) for column in columns]

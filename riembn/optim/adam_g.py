@@ -89,9 +89,10 @@ class AdamG(RowOptimizer):
     def _states(
         self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
     ) -> list[list[Tensor]]:
+        layout = Layout.of(group)
         return [
             [self._state(p, "exp_avg") for p in params],
-            [self._row_state(p, "exp_avg_sq", group) for p in params],
+            [self._row_state(p, "exp_avg_sq", layout) for p in params],
             self._steps(params, group, scaling),
         ]
 

@@ -173,6 +173,10 @@ class RowOptimizer(Optimizer):
                 by = None
             kind = by and (by, p.device, p.dtype if by is kernels.cpu else None)
             members.setdefault(kind, []).append(i)
+        if len(members) == 1:
+            (kind,) = members
+            yield kind and kind[0], columns
+            return
         for kind, indices in members.items():
             yield kind and kind[0], [[column[i] for i in indices] for column in columns]
 
@@ -214,19 +218,19 @@ class RowOptimizer(Optimizer):
             value = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
         return self._fitting(p, key, value, p.shape, is_sharded(p))
 
-    def _row_state(self, p: Tensor, key: str, group: dict[str, Any]) -> Tensor:
+    def _row_state(self, p: Tensor, key: str, layout: Layout) -> Tensor:
         """The state tensor ``key`` with one value a row, shape ``(rows,)``."""
-        layout, value = Layout.of(group), self.state[p].get(key)
+        value = self.state[p].get(key)
         if value is None:
             value = row_zeros(p, layout, compute_dtype(p.dtype))
         shape = torch.Size([layout.row_count(p)])
         return self._fitting(p, key, value, shape, is_sharded(p) and rows_are_whole(p, layout))
 
     def _fitting(self, p: Tensor, key: str, value: Tensor, shape: torch.Size, sharded: bool) -> Tensor:
-        value = fitting(value, p, shape, sharded, f"{type(self).__name__}: state {key!r}")
-        if self.state[p].get(key) is not value:
-            self.state[p][key] = value
-        return value
+        fits = fitting(value, p, shape, sharded, type(self), key)
+        if fits is not value or key not in self.state[p]:
+            self.state[p][key] = fits
+        return fits
 
 
 def to_unit_rows(params: list[Tensor], layout: Layout) -> None:

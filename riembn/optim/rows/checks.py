@@ -118,7 +118,7 @@ def check_rows(p: Tensor, which: str, group: Mapping[str, Any], caller: str) -> 
 
 
 def dense_grad(p: Tensor, caller: str) -> Tensor:
-    """The gradient of ``p`` as a kernel, which does not look, may take it; never written to.
+    """The gradient of ``p``; never written to.
 
     Raises:
         RuntimeError: If it is sparse, or not where its weight is.
@@ -135,4 +135,4 @@ def dense_grad(p: Tensor, caller: str) -> Tensor:
             f"{caller}: a gradient of shape {tuple(grad.shape)} on {grad.device}, {type(grad).__name__}, for a weight "
             f"of shape {tuple(p.shape)} on {p.device}, {type(p).__name__}; set p.grad to None after moving weights."
         )
-    return placed_as(p, grad if is_sharded(grad) else grad.resolve_neg())
+    return placed_as(p, grad)

@@ -80,7 +80,7 @@ def restore_precision(optimizer: Optimizer, saved: Mapping[Tensor, Mapping[str, 
 
 
 def fitting(
-    value: Tensor, p: Tensor, shape: tuple[int, ...], sharded: bool, whose: str
+    value: Tensor, p: Tensor, shape: tuple[int, ...], sharded: bool, method: type[Optimizer], key: str
 ) -> Tensor:
     """State of ``p`` as a kernel, which does not look, may take it: itself, or a copy if it is not so.
 
@@ -89,7 +89,7 @@ def fitting(
         p: Its weight, whose device it must be on.
         shape: What it must have: that of ``p``, then it lies in memory as ``p`` does, or ``(rows,)``.
         sharded: Whether it must be a DTensor.
-        whose: The optimizer and the state, for the message.
+        method, key: Whose state it is, for the message.
 
     Raises:
         ValueError: If it is not of ``shape``, or is whole where the weight is in parts.
@@ -97,7 +97,7 @@ def fitting(
     if value.shape != shape or is_sharded(value) is not sharded:
         cut = {True: "in parts (a DTensor)", False: "whole"}
         raise ValueError(
-            f"{whose} of a weight of shape {tuple(p.shape)} has shape "
+            f"{method.__name__}: state {key!r} of a weight of shape {tuple(p.shape)} has shape "
             f"{tuple(value.shape)}, {cut[is_sharded(value)]}, but must have {tuple(shape)}, {cut[sharded]}; load "
             "state saved for these weights (into parts by torch.distributed.checkpoint.state_dict)."
         )
@@ -106,17 +106,15 @@ def fitting(
         value = value.to(p.device, dtype)
     if sharded or torch.compiler.is_compiling():  # what is compiled looks by itself
         return value
-    like = p if shape == p.shape else value
-    if value.stride() == _dense_stride(like) and not value.is_neg():
+    one_a_row = len(shape) == 1
+    in_order = value.is_contiguous() if one_a_row else value.stride() == p.stride()
+    if not in_order:
+        # without gaps, and in the same order
+        wanted = torch.empty_like(value if one_a_row else p, device="meta").stride()
+        in_order = value.stride() == wanted
+    if in_order and not value.is_neg():
         return value
-    return torch.empty_strided(shape, _dense_stride(like), dtype=dtype, device=p.device).copy_(value)
-
-
-def _dense_stride(t: Tensor) -> tuple[int, ...]:
-    """Strides without gaps and in the order of ``t``'s."""
-    if t.is_contiguous():
-        return t.stride()
-    return torch.empty_like(t, device="meta").stride()
+    return torch.zeros_like(value if one_a_row else p, dtype=dtype).copy_(value)
 
 
 def _method_of(group: Mapping[str, Any]) -> str:
