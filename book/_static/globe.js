@@ -114,6 +114,21 @@ document.addEventListener("DOMContentLoaded", () => {
     for (const [name, value] of Object.entries(about)) svg.setAttribute(name, value);
     let [azimuth, elevation] = scene.view;
 
+    // How far to walk is the reader's choice, where the scene offers it: a dot, and the vector that it carries.
+    const slider = document.createElement("input");
+    const ORANGE = ["#b85c00", "light-dark(#b85c00, #f0a13a)"];
+    const INK = ["#111213", "currentColor"];
+    const walked = () => {
+      if (!scene.walk || !slider.dataset.moved) return [];
+      const k = Number(slider.value);
+      const [at, vector] = [scene.walk.points[k], scene.walk.vectors[k]];
+      const along = Array.from({ length: 13 }, (_, i) => at.map((x, j) => x + (i / 12) * vector[j]));
+      return [
+        { kind: "arrow", points: along, label: "", paint: ORANGE, faint: false, toward: null },
+        { kind: "point", points: [at], label: "", paint: INK, hollow: false, faint: false, toward: null },
+      ];
+    };
+
     const draw = () => {
       const phone = matchMedia("(max-width: 600px)").matches;
       const high = RADIUS * scene.reach;
@@ -122,7 +137,7 @@ document.addEventListener("DOMContentLoaded", () => {
       svg.style.maxWidth = `${2 * half}px`;
       const drawing = new Drawing([azimuth, elevation], phone ? 1.45 : 1);
       for (const line of graticule) drawing.line(line, "stroke:currentColor", 0.8, 0.17);
-      for (const item of scene.items) drawing.item(item);
+      for (const item of [...scene.items, ...walked()]) drawing.item(item);
       const [behind, before, names] = drawing.layers;
       svg.replaceChildren(behind, ...ball, before, names);
     };
@@ -161,6 +176,20 @@ document.addEventListener("DOMContentLoaded", () => {
     const hint = document.createElement("p");
     hint.textContent = "Drag to turn. Double-click to turn back.";
     place.append(svg, hint);
+    if (scene.walk) {
+      const label = document.createElement("label");
+      const said = document.createElement("output");
+      const tell = () => (said.textContent = `${scene.walk.angles[slider.value].toFixed(2)} radians`);
+      Object.assign(slider, { type: "range", min: 0, max: scene.walk.points.length - 1, value: 0 });
+      slider.addEventListener("input", () => {
+        slider.dataset.moved = "yes";
+        tell();
+        draw();
+      });
+      tell();
+      label.append("Walk ", slider, said);
+      place.append(label);
+    }
   }
 
   for (const place of document.querySelectorAll(".riembn-globe")) turnable(place);

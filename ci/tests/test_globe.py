@@ -88,6 +88,18 @@ def test_script_is_told_what_the_picture_shows(shown):
     assert "<y>" not in page.replace("\\u003cy>", "")
 
 
+def test_walk_is_told_to_the_script_and_leaves_the_picture_alone(shown):
+    globe = pages.Globe()
+    globe.point(FRONT, "y")
+    before = pictures(shown(globe))
+    globe.walk([FRONT, [0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]] * 2, [0.0, np.pi / 2])
+    page = shown(globe)
+    assert pictures(page) == before
+    assert scene(page)["walk"] == {"points": [FRONT, [0, 1, 0]], "vectors": [[0, 0, 1]] * 2, "angles": [0, 1.5708]}
+    with pytest.raises(ValueError, match="walk: 1 points, 2 vectors, 1 angles; each place needs its vector"):
+        globe.walk([FRONT], [FRONT, BACK], [0.0])
+
+
 def test_the_same_globe_gives_the_same_page_and_loads_nothing(shown):
     def page():
         globe = pages.Globe()

@@ -101,8 +101,9 @@ def test_every_described_name_exists_and_public_names_are_described() -> None:
     assert public - known.keys() - tables == set()
 
 
-def test_names_in_docstrings_become_code_and_bars_stay_bars() -> None:
+def test_names_in_docstrings_become_code_and_bars_and_stars_stay() -> None:
     assert plain_to_rest("`a` and ``b`` of :math:`|c|`, |w|") == "``a`` and ``b`` of :math:`|c|`, \\|w\\|"
+    assert plain_to_rest('*tuned*, "layer.*", "*.conv"') == '*tuned*, "layer.\\*", "\\*.conv"'
 
 
 def test_line_under_the_title_offers_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

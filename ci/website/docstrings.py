@@ -17,11 +17,11 @@ def _to_rest(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 
 def plain_to_rest(line: str) -> str:
-    """Names in single backticks as code, and bars of absolute values as bars."""
-    parts = re.split(r"(``.*?``|:[\w:]+:`[^`]*`|`[^`]+`)", line)
+    """Names in single backticks as code; bars and stars that enclose no words, as in |w| and "layer.*", as they are."""
+    parts = re.split(r"(``.*?``|:[\w:]+:`[^`]*`|`[^`]+`|\*{1,2}[A-Za-z][\w ,'-]*\*{1,2})", line)
     for place, part in enumerate(parts):
         if place % 2 == 0:
-            parts[place] = re.sub(r"(?<!\\)\|", r"\\|", part)
+            parts[place] = re.sub(r"(?<!\\)([|*])", r"\\\1", part)
         elif part.startswith("`") and not part.startswith("``"):
             parts[place] = f"`{part}`"
     return "".join(parts)

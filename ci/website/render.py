@@ -115,10 +115,10 @@ def _digest(root: Path, said: str, files: list[Path]) -> str:
 
 
 def _beyond_need(folder: str, names: list[str]) -> set[str]:
-    """What of a folder is not copied: the parts of MathJax that no page can ask for."""
+    """What of a folder is not copied: maps for debuggers, and the parts of MathJax that no page can ask for."""
     _, _, inside = f"{folder}/".partition("/_static/mathjax/")
     if "/_static/mathjax" not in folder:
-        return set()
+        return {name for name in names if name.endswith(".map")}
     paths = {name: f"{inside}{name}" for name in names}
     return {
         name

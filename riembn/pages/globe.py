@@ -24,6 +24,7 @@ _GLOBE_CSS = """<style>
 .riembn-globe svg[hidden] { display: none !important }
 .riembn-globe .riembn-live { cursor: grab; touch-action: pan-y; user-select: none; -webkit-user-select: none }
 .riembn-globe .riembn-live:active { cursor: grabbing }
+.riembn-globe label { display: flex; gap: 0.6rem; justify-content: center; align-items: center; font-size: 0.85rem }
 .riembn-globe p { margin: 0; text-align: center; font-size: 0.85rem; opacity: 0.8 }
 </style>"""
 
@@ -45,6 +46,7 @@ class Globe:
         self._view = (azimuth, elevation)
         self._reach = reach
         self._items: list[dict[str, Any]] = []
+        self._walk: dict[str, Any] | None = None
 
     def curve(self, points: Any, label: str = "", **look: Any) -> None:
         """A line through ``points``, shape ``(k, 3)``; its label stands at its middle."""
@@ -67,6 +69,26 @@ class Globe:
         corners = [at + a * side + b * other for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
         self._add("plane", np.array(corners), "", **look)
 
+    def walk(self, points: Any, vectors: Any, angles: Any) -> None:
+        """Let the reader choose how far to walk: a slider moves a dot along ``points`` with a vector carried along.
+
+        Where there are no scripts the drawing stays as it is without.
+
+        Args:
+            points: The places, shape ``(k, 3)``.
+            vectors: What is carried, at each place, same shape.
+            angles: How far each place is from the first, radians, shape ``(k,)``.
+
+        Raises:
+            ValueError: If the three are not equally long.
+        """
+        told = {"points": points, "vectors": vectors, "angles": angles}
+        told = {name: np.round(np.asarray(one, dtype=float), 4).tolist() for name, one in told.items()}
+        if len({len(one) for one in told.values()}) != 1:
+            lengths = ", ".join(f"{len(one)} {name}" for name, one in told.items())
+            raise ValueError(f"walk: {lengths}; each place needs its vector and its angle.")
+        self._walk = told
+
     def show(self, *, caption: str, alt: str, name: str) -> None:
         """Put the sphere on the page; arguments, and what is refused, as for `riembn.pages.show`."""
         from IPython.display import display
@@ -75,7 +97,7 @@ class Globe:
             raise ValueError(
                 "show: a figure needs a caption, and alt for readers who do not see it; pass both."
             )
-        scene = {"view": self._view, "reach": self._reach, "alt": alt, "items": self._items}
+        scene = {"view": self._view, "reach": self._reach, "alt": alt, "items": self._items, "walk": self._walk}
         # On a phone the drawing is about half as large, and what is written in it should not be.
         drawings = [self._svg(alt, f"{name}-{i}", *how) for i, how in enumerate(_SIZES)]
         page = (
