@@ -12,7 +12,8 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # What is no result: code, formulas, numbers that the chapter hands over (glue) and comments.
 NOT_TEXT = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<!--.*?-->", re.DOTALL)
 RESULT = re.compile(
-    r"(?<![\w.,/-])[−+-]?\d+(?:[.,]\d+)*\s*(?:%|percentage points?|points?\b|ms\b|µs\b|s\b|MiB\b|GB/s|images/s|×)"
+    r"(?<![\w.,/-])[−+-]?\d+(?:[.,]\d+)*\s*(?:%|percentage points?|ms\b|µs\b|s\b|MiB\b|GB/s|images/s|×)"
+    r"|(?<![\w.,/-])[−+-]?\d+\.\d+\s*points?\b"  # of error: 1,000 points may be points of a sphere
 )
 LEVELS = {"95 %", "90 %", "80 %", "100 %", "10 %", "5 %", "1 %"}  # of intervals, tests and instabilities: settings
 
