@@ -122,6 +122,32 @@ def test_a_sum_with_itself_is_no_learned_offset() -> None:
     assert answer(result, "2.weight") == "no: passes through GELU"
 
 
+def test_a_choice_between_experts_is_not_unused() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.idle = nn.Linear(6, 2), nn.Linear(6, 2)
+            self.experts = nn.ModuleList([nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)) for _ in range(2)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen = self.gate(x).argmax(1, keepdim=True)
+            return torch.where(chosen == 0, self.experts[0](x), self.experts[1](x))
+
+    torch.manual_seed(0)
+    result = split(Experts(), batch(16, 6))
+    assert answer(result, "experts.0.0.weight") == "whole tensor + bias"
+    assert answer(result, "gate.weight") == "no: no gradient reaches it: the output changes with it in jumps, if at all"
+    assert answer(result, "idle.weight") == "no: unused: the output does not depend on it"
+
+
+def test_a_division_that_does_not_normalize_is_not_called_no_normalization() -> None:
+    class Divided(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) / (1 + x.square().mean())
+
+    assert not split(Divided(4, 6), batch(8, 4)).invariant
+
+
 def test_nearly_dead_channels_are_as_invariant_as_others() -> None:
     """At any size: one channel of 1e-9, one of 1e9, and one that nothing passes."""
     for scale in (1e-12, 1e-9, 1e-6, 1e9):

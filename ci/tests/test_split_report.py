@@ -62,7 +62,7 @@ def test_many_parameters_are_folded() -> None:
     assert len(summary) < 16 and len(result.table().splitlines()) == len(result) + 2
     lines = [line for line in summary if line.startswith("groups.*.*.conv*.weight (×6)")]
     assert len(lines) == 2 and all("16×16×3×3 … 64×64×3×3" in line for line in lines)
-    assert " channel " in lines[0] and "feeds a sum with the shortcut" in lines[1]
+    assert " channel " in lines[0] and "feeds a sum with another path" in lines[1]
     pattern = lines[0].split()[0]
     assert {"groups.0.0.conv1.weight", "groups.2.1.conv2.weight"} <= set(result.filter(pattern))
 

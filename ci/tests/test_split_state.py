@@ -272,6 +272,24 @@ def test_detached_averages_and_arrays_do_not_stop_it() -> None:
     assert answer(split(Leaves(), IMAGES), "conv.weight") == "channel"
 
 
+def test_gradients_may_be_part_of_the_output() -> None:
+    """Forces as the slope of an energy: gradients are computed in forward, so no pass may run without."""
+
+    class Forces(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1)
+            self.energy = nn.Sequential(*layers)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = x.detach().requires_grad_()
+            energy = self.energy(x)
+            return energy, torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+    result = split(Forces(), batch(8, 6))
+    assert answer(result, "energy.0.weight") == "channel" and not result["energy.3.weight"].invariant
+
+
 def test_a_function_with_a_gradient_of_its_own_is_measured_by_what_it_does() -> None:
     """The sign of a weight has no length; the straight-through gradient says otherwise."""
 

@@ -44,6 +44,7 @@ _TO_NARROW = {getattr(Tensor, name) for name in ("float", "half", "bfloat16", "c
 _NARROW_TYPE = re.compile(r"\b(Float|Half|BFloat16)Tensor")
 _CUT = {Tensor.detach, Tensor.data.__get__}  # type: ignore[attr-defined]
 _LEAVING = {Tensor.numpy, Tensor.__array__, Tensor.item, Tensor.tolist, Tensor.__float__}
+_DIFFERENTIATING = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
 _IN_PLACE = re.compile(r"(?<!_)_$|__i[a-z]+__$|__setitem__$|__set__$")
 # A batch statistic over two values leaves only their order: the output is ±1 whatever the weights are.
 _FEWEST = 3
@@ -69,17 +70,20 @@ class Exact(TorchFunctionMode):
 
     Attributes:
         normalizations: How many calls of normalization functions were met.
+        differentiates: Whether gradients are computed inside, which then must be enabled.
         cut: Whether a value was taken out of the graph of gradients, so that these may not tell the truth.
     """
 
     def __init__(self, *, eps: bool, through: bool) -> None:
         super().__init__()
-        self.eps, self.through, self.normalizations, self.cut = eps, through, 0, False
+        self.eps, self.through, self.normalizations = eps, through, 0
+        self.differentiates, self.cut = False, False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.differentiates = self.differentiates or func in _DIFFERENTIATING
         in_place = _IN_PLACE.search(func.__name__) is not None or "out" in kwargs
         if func in _TO_NARROW or (func is Tensor.type and _NARROW_TYPE.search(str((*args[1:], *kwargs.values())))):
             return widened(args[0])

@@ -154,7 +154,7 @@ class Reasons:
         if kind in ("Add", "Sub") and others:
             learned = [p for p in map(self._leaf, others) if p is None or p is not self._leaf(node)]
             if None in learned:
-                return "", "feeds a sum with the shortcut"
+                return "", "feeds a sum with another path"
             if any(p is not None and p.dim() > 1 for p in learned):
                 return "", "is added to a learned offset"
         if kind == "Mul" and self._leaf(node) is None and any(self._leaf(n) is None for n in others):

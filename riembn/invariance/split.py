@@ -97,7 +97,7 @@ def split(
     trial = Trial(twin, weights)
     _start(trial, example_input, widen=loss is None)
     trial.decide()
-    if not twin.normalizes and not any(w.layout for w in weights):
+    if not (twin.normalizes or trial.reasons.divides or any(w.layout for w in weights)):
         raise ValueError(
             "split: the model contains no normalization and none of its weights is scale-invariant; put a "
             "BatchNorm (or another normalization) behind its layers, or train it with torch.optim.SGD."

@@ -92,14 +92,18 @@ class Trial:
                 return
 
     def _set_unused_apart(self) -> None:
-        for weight in self.weights:
-            if not weight.reached and self.random:
+        unreached = [w for w in self.weights if not w.reached]
+        idle = self._without_effect(unreached)
+        for weight in unreached:
+            if self.random:
                 weight.refusal = (
                     f"unused in {len(self.outputs)} random states: forward draws random numbers, and none of "
                     "them led there"
                 )
-            elif not weight.reached:
+            elif any(weight is i for i in idle):
                 weight.refusal = "unused: the output does not depend on it"
+            else:
+                weight.refusal = "no gradient reaches it: the output changes with it in jumps, if at all"
         # No slope, so look from afar: other numbers, signs included, in place of these.
         silent = [w for w in self.weights if w.reached and w.silent]
         for weight in self._without_effect(silent):

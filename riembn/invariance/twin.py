@@ -61,7 +61,7 @@ class Twin:
         self, model: nn.Module, example_input: Any, loss: Loss | None, layouts: Mapping[str, tuple[Layout, ...]]
     ) -> None:
         self.generic, self.eps, self.through, self.copies = True, False, True, 1
-        self.passes, self.normalizes, self.draws, self.cut = 0, False, False, False
+        self.passes, self.normalizes, self.draws, self.cut, self._differentiates = 0, False, False, False, False
         self._loss, self._layouts, self._given = loss, layouts, example_input
         self._own = dict(model.named_parameters())
         self._on_cpu = any(p.device.type == "mps" for p in self._own.values())
@@ -102,7 +102,7 @@ class Twin:
         example = self._example(generator)
         mode = Exact(eps=self.eps, through=gradients and self.through)
         with (
-            torch.set_grad_enabled(gradients),
+            torch.set_grad_enabled(gradients or self._differentiates),
             random_state(self.model, state) as drawn,
             _eager(self.model),
         ):
@@ -116,6 +116,7 @@ class Twin:
         )
         self.draws = self.draws or drawn() or self._state.drew()
         self.cut = self.cut or (gradients and mode.cut)
+        self._differentiates = self._differentiates or mode.differentiates
         return [widened(t) for t in outputs], found
 
     def _gradients(self, outputs: list[Tensor], generator: torch.Generator, mode: Exact) -> dict[str, Radial]:

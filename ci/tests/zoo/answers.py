@@ -18,7 +18,7 @@ from riembn.data.from_torchvision import import_torchvision
 from riembn.models import other_kinds, vgg, wide_resnet
 
 OUTPUT = "no: reaches the output"
-SHORTCUT = "no: feeds a sum with the shortcut"
+SHORTCUT = "no: feeds a sum with another path"
 
 
 @dataclass(frozen=True)
