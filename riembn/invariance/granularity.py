@@ -21,7 +21,7 @@ TOLERANCE = 1e-8
 # Relative influence on the output below which a gradient is rounding and says nothing.
 _SILENT = 1e-12
 # Vectors whose slopes are a smaller part than this of what chance would leave may be held up by an eps alone.
-_NEARLY = 0.1
+_NEARLY = 0.02
 # A smaller part of a weight's vectors that is invariant is so by accident of the example.
 _A_PART = 0.1
 

@@ -22,7 +22,7 @@ _FAR, _HALFWAY, _NEAR = (64.0, 1024.0), (2.0, 16.0), (0.25, 4.0)
 _STATES = 6  # random states to look at, for a network that draws random numbers in forward
 _GROWTH = 8.0
 # An eps that stays may move the output by so much; what is not invariant moves it by more.
-_SMALL = 0.1
+_SMALL = 0.01
 
 
 class Trial:
