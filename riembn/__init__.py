@@ -5,6 +5,8 @@ from . import evidence as evidence
 from . import geometry as geometry
 from . import models as models
 from . import optim as optim
+from .build import add_parameters as add_parameters
+from .build import build_optimizer as build_optimizer
 from .data import datasets as datasets
 from .evidence import Study as Study
 from .experiment import Record as Record
@@ -16,7 +18,6 @@ from .invariance import Split as Split
 from .invariance import split as split
 from .kernels import paths as paths
 from .methods import Method as Method
-from .methods import build_optimizer as build_optimizer
 from .methods import methods as methods
 from .models import networks as networks
 from .optim import PSISGD as PSISGD

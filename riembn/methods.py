@@ -1,30 +1,30 @@
-"""The table of methods, and one optimizer for a whole network by a method's name."""
+"""The table of methods: which optimizer each has, with which settings, and what goes to it."""
 
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from .invariance import Split, split
 from .open_table import OpenTable
-from .optim import PSISGD, SGDG, AdamG, Combined, relatives
-from .optim.combined import check_part
+from .optim import PSISGD, SGDG, AdamG, relatives
 
-__all__ = ["REST", "Method", "build_optimizer", "methods"]
+__all__ = ["REST", "Method", "MethodName", "RestName", "methods"]
 
-REST = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+RestName = Literal["sgd", "adam", "adamw"]
+MethodName = Literal[
+    "sgd", "adam", "adamw", "sgd-g", "adam-g", "psi-sgd", "sgd-split", "pbwn", "oblique-sgd", "oblique-adam", "nero",
+    "muon-rows", "hyperball-sgd", "adam-h", "rotational-sgd", "rotational-adamw", "sgdp", "adamp", "radial-brake",
+    "adam-srt", "lars", "cayley-sgd",
+]  # fmt: skip
+"""The package's own methods, for editors to complete; `methods` may hold more."""
+
+REST: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 """What the parameters off the manifold can go to, by name."""
-
-_SHARED = ("foreach", "fused", "maximize")  # options that every optimizer here has
-_LOG = logging.getLogger("riembn")
-_FEW = 0.05  # share of a network's weights below which a method for the manifold can change little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Method:
         if self.kind not in ("rows", "whole"):
             raise ValueError(f"Method: kind={self.kind!r} is not accepted; give 'rows' or 'whole'.")
         if self.rest not in REST:
-            raise ValueError(f"Method: rest={self.rest!r} is not accepted; give one of {_list(REST)}.")
+            raise ValueError(f"Method: rest={self.rest!r} is not accepted; give one of {', '.join(map(repr, REST))}.")
         object.__setattr__(self, "options", dict(self.options))
         object.__setattr__(self, "fields", frozenset(self.fields))
 
@@ -158,138 +158,3 @@ methods: OpenTable[Method] = OpenTable(
     },
 )
 """What `build_optimizer`, presets and runs know by name; ``riembn.methods["name"] = riembn.Method(…)`` adds one."""
-
-
-def build_optimizer(
-    model: nn.Module,
-    example_input: Any,
-    method: str,
-    *,
-    rule: Literal["invariant", "paper"] = "invariant",
-    loss: Callable[..., torch.Tensor] | None = None,
-    rest: str | Callable[[list[dict[str, Any]]], Optimizer] | None = None,
-    rest_lr: float | None = None,
-    rest_momentum: float = 0.9,
-    rest_weight_decay: float = 5e-4,
-    rest_options: Mapping[str, Any] | None = None,
-    **overrides: Any,
-) -> Optimizer:
-    """One optimizer for a whole network: its scale-invariant weights on the sphere, the rest in flat space.
-
-    Logs once, by ``logging.getLogger("riembn")``, how much of the network is on the manifold.
-
-    Args:
-        model: The network; only looked at, except that SGD-G and Adam-G bring the invariant weights to unit norm.
-        example_input: What ``model`` is called with, at least two samples; see `riembn.split`. Or a `Split` of
-            this network: one cut by `torch.distributed.fsdp.fully_shard` is measured before, when it is whole.
-        method: A name in `riembn.methods`: "sgd" (all parameters in flat space: the baseline), "sgd-g", "adam-g",
-            "psi-sgd", …
-        rule: Which weights go on the manifold: "invariant" (measured) or "paper"; see `riembn.split`.
-        loss: As for `riembn.split`; this and ``rule`` say nothing if a `Split` is given.
-        rest: What the other parameters go to: "sgd" (Nesterov momentum), "adam", "adamw", or a function that
-            takes two param groups (weights, then biases and normalization scales) and returns an optimizer;
-            None for the method's own.
-        rest_lr: Learning rate of the rest; None: 0.1 for SGD, 0.01 with ``rule="paper"`` as in the authors'
-            release, 0.001 for "adam" and "adamw".
-        rest_momentum: Momentum of the rest, for ``rest="sgd"``.
-        rest_weight_decay: Decay of the rest's weights; biases and normalization scales have none, as in the paper.
-        rest_options: Further options of the rest's optimizer, by its own names.
-        **overrides: Hyper-parameters of the method by their own names: ``lr``, ``momentum``, ``betas``, ``eps``,
-            ``grad_clip``, ``alpha``; and ``foreach``, ``fused``, ``maximize``, which go to the rest as well (a
-            function given as ``rest`` sees to its own). For "sgd" those of `torch.optim.SGD`, whose decay acts on
-            every parameter, as in the paper's baseline; Nesterov's momentum unless another kind is asked for.
-
-    Returns:
-        A `torch.optim.Optimizer`: the method's own for one of kind "whole", else `riembn.Combined` whose part 0
-        holds the weights on the manifold. Works with every ``lr_scheduler``, ``GradScaler`` and ``state_dict``.
-        Parameters that are frozen (``requires_grad=False``) are in it too, as in torch: they train once unfrozen.
-
-    Raises:
-        ValueError: For an unknown method, rule, rest or hyper-parameter, a model without invariant weights, or a
-            ``rest`` that returns an optimizer of other parameters or one that has already taken a step.
-        TypeError: For a ``rest`` that returns no optimizer.
-    """
-    if method not in methods:
-        raise ValueError(f"build_optimizer: no method {method!r}; there are {_list(methods)}.")
-    how = methods[method]
-    accepted = how.accepts()
-    for name in overrides:
-        if accepted is not None and name not in accepted:
-            raise ValueError(f"build_optimizer: {method!r} has no option {name!r}; it has {_list(sorted(accepted))}.")
-    options = {"lr": how.lr, **how.options, **overrides}
-    if "lr" not in overrides and how.lr_without_momentum and not options.get("momentum"):
-        options["lr"] = how.lr_without_momentum
-    if "nesterov" in how.options and "nesterov" not in overrides:
-        # torch refuses it without momentum, and with dampening
-        options["nesterov"] = bool(options["momentum"]) and not options.get("dampening")
-    if how.kind == "whole":
-        return how.optimizer(model.parameters(), **options)
-
-    if isinstance(example_input, Split):
-        found = example_input.rebind(model)
-    else:
-        found = split(model, example_input, rule=rule, loss=loss)
-    if not found.invariant:
-        raise ValueError(
-            f"build_optimizer: {type(model).__name__} has no weights for the manifold by rule={found.rule!r}; "
-            "print riembn.split(model, example_input) to see why, or use method 'sgd'."
-        )
-    _say_how_much(model, found)
-    parameters = [p for _, p in found.rest]
-    weights = [p for p in parameters if p.dim() > 1]
-    others = [p for p in parameters if p.dim() <= 1]
-    groups = [
-        {"params": params, "weight_decay": decay}
-        for params, decay in ((weights, rest_weight_decay), (others, 0.0))
-        if params
-    ]
-    flat = []  # made first: what it refuses is refused before a weight is brought to unit norm
-    if groups:
-        rest = how.rest if rest is None else rest
-        if rest_lr is None:
-            rest_lr = how.rest_lr_of(found.rule, rest if isinstance(rest, str) else "sgd")
-        shared = {name: overrides[name] for name in _SHARED if name in overrides}
-        flat.append(_rest_optimizer(rest, groups, rest_lr, rest_momentum, {**shared, **(rest_options or {})}))
-    return Combined(how.optimizer(found.groups(), **options), *flat)
-
-
-def _say_how_much(model: nn.Module, found: Split) -> None:
-    total = sum(p.numel() for p in model.parameters())
-    held = sum(p.numel() for _, p in found.invariant)
-    share = held / max(total, 1)
-    said = f"riembn: {held:,} of {total:,} parameters of {type(model).__name__} ({share:.0%}) are on the manifold"
-    if share < _FEW:
-        _LOG.warning("%s, so the method can change little; print riembn.split(model, input) to see why", said)
-    else:
-        _LOG.info("%s", said)
-
-
-def _rest_optimizer(
-    rest: str | Callable[[list[dict[str, Any]]], Optimizer],
-    groups: list[dict[str, Any]],
-    lr: float,
-    momentum: float,
-    shared: dict[str, Any],
-) -> Optimizer:
-    if callable(rest):
-        given = {id(p) for group in groups for p in group["params"]}
-        made = rest(groups)
-        check_part(made)
-        if any(id(p) not in given for group in made.param_groups for p in group["params"]):
-            raise ValueError(
-                "build_optimizer: the optimizer that rest returned has parameters that it was not given; make it of "
-                "the groups that it is called with."
-            )
-        return made
-    if rest not in REST:
-        raise ValueError(f"build_optimizer: no rest {rest!r}; there are {_list(REST)}, or give a function.")
-    options = dict(momentum=momentum, nesterov=momentum > 0) if rest == "sgd" else {}
-    # On a CUDA device fused as the rows are, so that a gradient scaler need not wait for either.
-    if shared.get("foreach") is None and shared.get("fused") is None:
-        if all(p.is_cuda for group in groups for p in group["params"]):
-            shared = {**shared, "fused": True}
-    return REST[rest](groups, lr=lr, **{**options, **shared})
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)

@@ -2,7 +2,9 @@
 
 import copy
 import io
+import logging
 import pickle
+from typing import get_args
 
 import pytest
 import torch
@@ -524,3 +526,106 @@ def test_state_of_another_method_is_refused():
 def test_model_without_invariant_weights_is_refused():
     with pytest.raises(ValueError):
         riembn.build_optimizer(nn.Linear(3, 2), torch.randn(4, 3), "sgd-g")
+
+
+def rates(model, optimizer):
+    """The learning rate of every parameter, by name."""
+    found = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    return {name: found[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_have_rates_of_their_own(method):
+    model, plain = made(method)
+    expected = rates(model, plain)
+    model, optimizer = made(method, layer_lr={"0.*": 0.25, "3.weight": 0.5})
+    factors = {name: 0.25 if name[0] == "0" else 0.5 if name == "3.weight" else 1.0 for name in expected}
+    assert rates(model, optimizer) == pytest.approx({name: expected[name] * factors[name] for name in expected})
+    one_step(model, optimizer, 0)
+    by_function = made(method, layer_lr=lambda name: factors[name])
+    one_step(*by_function, 0)
+    assert_same((model, optimizer), by_function)
+    assert len(made(method, layer_lr={"*": 1.0})[1].param_groups) == len(plain.param_groups)
+
+
+def test_a_rate_of_zero_holds_a_layer():
+    model, optimizer = made("sgd-g", layer_lr=lambda name: float(not name.startswith("0.")))
+    before = [p.detach().clone() for p in model.parameters()]
+    one_step(model, optimizer, 0)
+    moved = {
+        name
+        for (name, p), was in zip(model.named_parameters(), before, strict=True)
+        if (p.detach() - was).abs().max() > 1e-5
+    }
+    assert "0.weight" not in moved and {"3.weight", "7.weight", "7.bias"} <= moved
+
+
+def test_a_bias_in_its_weights_vectors_has_its_weights_rate():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+    optimizer = riembn.build_optimizer(model, example()[0], "sgd-g", layer_lr={"0.weight": 0.5})
+    assert rates(model, optimizer)["0.bias"] == rates(model, optimizer)["0.weight"] == 0.1
+
+
+def test_a_function_for_the_rest_gets_groups_by_rate():
+    seen = []
+
+    def rest(groups):
+        seen.extend(groups)
+        return torch.optim.SGD(groups, lr=0.2)
+
+    model, optimizer = made("sgd-g", rest=rest, layer_lr={"7.weight": 0.5})
+    assert rates(model, optimizer)["7.weight"] == 0.1 and rates(model, optimizer)["7.bias"] == 0.2
+    with pytest.raises(ValueError, match="joined groups of different layer_lr"):
+        made(
+            "sgd-g",
+            rest=lambda groups: torch.optim.SGD([p for g in groups for p in g["params"]], lr=0.2),
+            layer_lr={"7.weight": 0.5},
+        )
+
+
+@pytest.mark.parametrize(
+    "layer_lr, message",
+    [
+        ({"layer1.*": 0.1}, "layer_lr has 'layer1.*', which fits no parameter of Sequential"),
+        ({"0.*": -1.0}, "layer_lr gives -1.0 for '0.weight'"),
+        (lambda name: "1", "layer_lr gives '1' for '0.weight'"),
+        ({"*": float("nan")}, "layer_lr gives nan"),
+    ],
+)
+def test_bad_layer_rates_are_refused_before_anything_is_changed(layer_lr, message):
+    model = network()
+    before = model[0].weight.detach().clone()
+    with pytest.raises(ValueError, match=message.replace("*", r"\*")) as caught:
+        riembn.build_optimizer(model, example()[0], "sgd-g", layer_lr=layer_lr)
+    assert "\n" not in str(caught.value) and torch.equal(model[0].weight, before)
+
+
+def test_it_is_said_how_much_is_on_the_manifold(caplog):
+    caplog.set_level(logging.INFO, logger="riembn")
+    made("sgd-g")
+    assert [r.getMessage() for r in caplog.records] == [
+        "riembn: 486 of 901 parameters of Sequential (54%) are on the manifold, 14 of 17 weight vectors"
+    ]
+    assert caplog.records[0].levelno == logging.INFO
+
+
+@pytest.mark.parametrize(
+    "head, vectors",
+    [
+        ([nn.Linear(216, 20, bias=False)], "6 of 26"),  # few of the numbers
+        ([nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(1, 200, bias=False)], "6 of 206"),  # few of the vectors
+    ],
+)
+def test_a_network_with_next_to_nothing_on_the_manifold_is_told(head, vectors, caplog):
+    model = nn.Sequential(nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Flatten(), *head)
+    riembn.build_optimizer(model, example()[0], "sgd-g")
+    warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    (said,) = [message for message in warned if "on the manifold" in message]
+    assert f"{vectors} weight vectors, so the method can change little" in said and "\n" not in said
+
+
+def test_types_name_every_method_and_rest():
+    from riembn.methods import REST, MethodName, RestName
+
+    assert set(get_args(MethodName)) == set(riembn.methods) - set(riembn.methods.added)
+    assert set(get_args(RestName)) == set(REST)

@@ -274,14 +274,14 @@ def test_frozen_batch_norm_does_not_normalize() -> None:
     assert verdict(result, "2.weight") == "no: meets a BatchNorm that is frozen"
 
 
-def test_frozen_parameters_stay_in_the_rest() -> None:
+def test_frozen_parameters_are_measured_like_the_others() -> None:
     model = nn.Sequential(
         nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
     )
     model[2].weight.requires_grad_(False)
     result = split(model, batch(8, 4))
     assert verdict(result, "0.weight") == "channel"
-    assert verdict(result, "2.weight") == "no: frozen: requires_grad is False"
+    assert verdict(result, "2.weight") == "channel" and not model[2].weight.requires_grad
 
 
 def test_unused_weights_are_not_called_invariant() -> None:

@@ -62,9 +62,7 @@ def _candidate(parameter: nn.Parameter, names: list[str], modules: dict[str, nn.
         path for path, owner in zip(paths, owners, strict=True) if getattr(owner, "bias", None) is not None
     ]
     refusal = ""
-    if not parameter.requires_grad:
-        refusal = "frozen: requires_grad is False"
-    elif any(isinstance(owner, nn.Bilinear) for owner in owners):
+    if any(isinstance(owner, nn.Bilinear) for owner in owners):
         refusal = "refused: a bilinear form, not one vector for one input"
     elif len(natural) > 1:
         refusal = f"refused: shared by layers that read its vectors differently ({', '.join(names)})"

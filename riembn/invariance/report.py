@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from riembn.geometry import Layout
+from riembn.invariance.statistics import Statistics
 
 if TYPE_CHECKING:
     import pandas
@@ -81,6 +82,7 @@ class Split(Mapping[str, Entry]):
         own_eps_change: The same for factors in [1/4, 4] and the network's own eps: what eps costs.
         random: Whether forward draws random numbers that change the output, dropout and stochastic depth aside:
             the verdicts then hold in the random states that were looked at.
+        statistics: What the running statistics of a trained network become with unit rows; None if not measured.
     """
 
     entries: tuple[Entry, ...]
@@ -88,6 +90,7 @@ class Split(Mapping[str, Entry]):
     change: float | None = None
     own_eps_change: float | None = None
     random: bool = False
+    statistics: Statistics | None = None
 
     def __getitem__(self, name: str) -> Entry:
         for entry in self.entries:
@@ -142,7 +145,7 @@ class Split(Mapping[str, Entry]):
             for e in self.entries
             if (fnmatch.fnmatchcase(e.name, keep) if isinstance(keep, str) else keep(e))
         }
-        return replace(self, entries=tuple(e for e in self.entries if {e.name, e.partner} & kept))
+        return replace(self, entries=tuple(e for e in self.entries if {e.name, e.partner} & kept), statistics=None)
 
     def rebind(self, model: nn.Module) -> Split:
         """The same verdicts on the parameters that ``model`` has now under the same names.
@@ -158,10 +161,10 @@ class Split(Mapping[str, Entry]):
         Raises:
             ValueError: If a parameter is missing, or has another shape.
         """
-        return self.from_dict(self.to_dict(), model)
+        return replace(self.from_dict(self.to_dict(), model), statistics=self.statistics)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the parameters themselves, in plain values that JSON can hold."""
+        """Everything but the parameters and statistics themselves, in plain values that JSON can hold."""
         return {
             "rule": self.rule,
             "change": self.change,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from riembn.invariance.granularity import Weight
 from riembn.invariance.reasons import Reasons
 from riembn.invariance.refusals import refuse
 from riembn.invariance.report import Entry, Split
+from riembn.invariance.statistics import are_fresh, carried_over
 from riembn.invariance.trial import Trial
 from riembn.invariance.twin import LossError, Twin
 
@@ -107,6 +109,8 @@ def split(
     for weight in weights:
         entries |= _entries(weight, trial.reasons)
     result = Split(tuple(entries.values()), rule, trial.change, trial.own_change, trial.random)
+    if result.invariant and not are_fresh(model):
+        result = replace(result, statistics=carried_over(twin, result.entries))
     if result.caution():
         logging.getLogger("riembn").warning("split: %s.", result.caution())
     return result

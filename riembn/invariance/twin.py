@@ -75,7 +75,8 @@ class Twin:
         self._state = State(self.model)
         self._collected: dict[str, Radial] | None = None
         for name, parameter in self.parameters.items():
-            if parameter.requires_grad:
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.requires_grad_()  # a frozen one can be unfrozen later
                 parameter.register_post_accumulate_grad_hook(self._collector(name))
 
     def run(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from .. import data, models
+from ..build import build_optimizer
 from ..data import Dataset
 from ..experiment.config import RunConfig
 from ..geometry import Layout
 from ..invariance import Split
-from ..methods import build_optimizer, methods
+from ..methods import methods
 from .batch_order import balanced_subset, seed_of
 
 __all__ = ["Images", "images_of", "network_of", "optimizer_of", "perturb"]
