@@ -6,17 +6,18 @@ same number of tries on the same held-out images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..experiment.config import RunConfig
 from ..experiment.presets import preset
 from .study import Study
 
-__all__ = ["DESIGNS"]
+__all__ = ["DESIGNS", "core_hours"]
 
 METHODS = ("sgd", "sgd-g", "adam-g", "psi-sgd")
 SEEDS = range(10)
+STEP = 0.021  # seconds of a training step of `cell` on one core that has nothing else to do
 
 _RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 _RATES_ADAM = (0.0125, 0.025, 0.05, 0.1, 0.2)
@@ -177,3 +178,9 @@ DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "R": relatives,
 }
 """Each experiment by its letter, in the order in which they are worth running."""
+
+
+def core_hours(configs: Iterable[RunConfig]) -> float:
+    """Hours that runs of the book's cell take on one quiet core; a busy or an older one takes up to twice as long."""
+    steps = sum(one.epochs * ((one.train_size or 0) // one.batch_size) for one in configs)
+    return steps * STEP / 3600

@@ -222,6 +222,14 @@ class Study:
         wanted = [config for config in self.tuning() if store.get(config) is None]
         return wanted or [config for config in self.configs(store) if store.get(config) is None]
 
+    def remaining(self, store: Store | str | Path) -> list[RunConfig]:
+        """All runs that are still to be made: what is `missing`, and what follows it, at each cell's first try."""
+        missing = self.missing(store)
+        if not any(config.holdout for config in missing):
+            return missing
+        firsts = [(cell, self._tries(cell)[0]) for cell in self.cells]
+        return missing + [self._config(cell, **one, seed=seed) for cell, one in firsts for seed in self.seeds]
+
     def ends(self, frame: pandas.DataFrame, diverged: Mapping[str, float] | None = None) -> pandas.DataFrame:
         """One row a run: its last epoch, and what is read off the epochs before.
 
@@ -262,6 +270,7 @@ class Study:
         *,
         epoch: int | None = None,
         diverged: Mapping[str, float] | None = None,
+        ends: pandas.DataFrame | None = None,
         **options: Any,
     ) -> pandas.DataFrame:
         """Each cell against its baseline, seed by seed; see `riembn.evidence.stats.compare`.
@@ -271,9 +280,12 @@ class Study:
             value: The column to compare.
             epoch: At which epoch; None for the last.
             diverged: What a diverged run counts as.
+            ends: One row a run with a value that `ends` does not give; then the two before play no part.
             options: As for `stats.compare`: ``asked``, ``less_is_better``, ``margin``.
         """
-        runs = self.ends(frame, diverged) if epoch is None else frame[frame["epoch"] == epoch]
+        runs = ends
+        if runs is None:
+            runs = self.ends(frame, diverged) if epoch is None else frame[frame["epoch"] == epoch]
         within = [name for name in ("method", *self.vary) if name != self.by]
         within = [name for name in within if runs[name].nunique(dropna=False) > 1]
         baseline = _in_frame(self.by, self.baseline.get(self.by, getattr(self.base, self.by)))

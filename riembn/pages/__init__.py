@@ -6,6 +6,8 @@ One palette, one way to draw an interval, one way onto a page; the only place th
 from riembn.pages.ablation import ablation as ablation
 from riembn.pages.ablation import comparisons as comparisons
 from riembn.pages.ablation import design as design
+from riembn.pages.ablation import differences as differences
+from riembn.pages.ablation import outcome as outcome
 from riembn.pages.ablation import verdict as verdict
 from riembn.pages.draw import band as band
 from riembn.pages.draw import dots as dots

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from riembn.evidence import Study, stats
+from riembn.evidence.designs import core_hours
+from riembn.experiment.presets import method_settings
+from riembn.experiment.store import Store
 from riembn.pages import chapter
 from riembn.pages.draw import dots, figure, legend
 from riembn.pages.page import show, table
@@ -17,7 +21,7 @@ from riembn.pages.palette import look
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ablation", "comparisons", "design", "verdict"]
+__all__ = ["ablation", "comparisons", "design", "differences", "outcome", "verdict"]
 
 MEASURES = {
     "test_error": "test error, %",
@@ -40,12 +44,20 @@ MEASURES = {
 FIELDS = {"grad_clip": "clipping threshold ν", "alpha": "α of L^O", "lr": "learning rate", "lengths": "lengths"}
 """Fields of a configuration as the axes of a figure name them."""
 
+UNITS = {"grad_clip": "loss a radian"}
+"""Units of fields."""
+
 
 def value_text(value: Any) -> str:
     """A field's value as a reader knows it: none for no bound."""
     if value is None or (isinstance(value, float) and math.isinf(value)):
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def axis_text(field: str) -> str:
+    """The name of a field with its unit, for an axis; nothing for methods, whose names stand there."""
+    return "" if field == "method" else ", ".join(filter(None, [FIELDS.get(field, field), UNITS.get(field)]))
 
 
 def design(study: Study, frame: pd.DataFrame) -> None:
@@ -64,7 +76,7 @@ def design(study: Study, frame: pd.DataFrame) -> None:
         rows.append(row)
     one = study.base
     images = f"{one.train_size:,} images of {one.dataset}" if one.train_size else one.dataset
-    how = f"tuned on {study.holdout:,} held-out images" if study.tuning() else "at preset rates"
+    how = f"rates tuned on {study.holdout:,} held-out images" if study.tuning() else rates_text(study)
     table(
         pandas.DataFrame(rows),
         caption=f"What was run: {one.network} × {one.width:g}, {images}, {one.epochs} epochs, {how}.",
@@ -112,7 +124,7 @@ def ablation(
             dots(ax, x, found["mean"], found["low"], found["high"], method, runs=each, index=place)
         ticks = [look(v).label if varied == "method" else value_text(v) for v in order]
         ax.set(xticks=range(len(order)), xticklabels=ticks, title=labels.get(value, value))
-        ax.set(xlabel="" if varied == "method" else FIELDS.get(varied, varied))
+        ax.set(xlabel=axis_text(varied))
     if varied != "method":
         legend(np.ravel(axes)[0])
     shown = " and ".join(labels.get(value, value) for value in values)
@@ -130,12 +142,8 @@ def ablation(
 
 def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name: str | None = None) -> None:
     """The table of comparisons that a verdict is drawn from, as `Study.compare` gives it."""
-    import pandas
 
-    shown = pandas.DataFrame()
-    for column in found.columns[: list(found.columns).index("n")]:
-        values = found[column].map(lambda v, c=column: look(v).label if c == "method" else value_text(v))
-        shown[FIELDS.get(column, column)] = values
+    shown = _cells(found)
     shown["n"] = found["n"]
     shown[f"difference, {unit}"] = [
         f"{r['difference']:+.3g} ({r['low']:+.3g} to {r['high']:+.3g})" for _, r in found.iterrows()
@@ -152,10 +160,121 @@ def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name
     )
 
 
+def _cells(found: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a table of comparisons that say what is compared, as a reader knows them."""
+    import pandas
+
+    fields = found.columns[: list(found.columns).index("n")]
+    return pandas.DataFrame({FIELDS.get(c, c): [field_text(c, v) for v in found[c]] for c in fields})
+
+
+def field_text(field: str, value: Any) -> str:
+    """A field's value, or the name of a method, as a reader knows it."""
+    return look(value).label if field == "method" else value_text(value)
+
+
+def differences(
+    study: Study,
+    frame: pd.DataFrame,
+    values: Sequence[str],
+    *,
+    ends: pd.DataFrame | None = None,
+    name: str | None = None,
+) -> None:
+    """A table of several values at once, a column each: what each cell differs by from the baseline, and how surely.
+
+    Args:
+        study: What was asked.
+        frame: What ``study.run`` returned.
+        values: Columns to compare; each is corrected for itself, over all its comparisons.
+        ends: One row a run with the values; otherwise what `Study.ends` gives.
+        name: Of the file with its numbers.
+    """
+
+    found = {value: study.compare(frame, value, ends=ends) for value in values}
+    first = next(iter(found.values()))
+    shown = _cells(first)
+    for value, one in found.items():
+        digits = ".2f" if value.endswith(("error", "rise")) else ".3f"
+        shown[MEASURES.get(value, value)] = [
+            f"{r['difference']:+{digits}} ({r['low']:+{digits}} to {r['high']:+{digits}}) {r['verdict']}"
+            for _, r in one.iterrows()
+        ]
+    table(
+        shown,
+        caption=f"{baseline_text(study)} subtracted, seed by seed: mean difference, 95 % interval, verdict after "
+        f"Holm's correction for the {len(first)} comparisons of a column.",
+        name=name,
+    )
+
+
 def baseline_text(study: Study) -> str:
     """The baseline of a study as a reader knows it."""
     value = study.baseline.get(study.by, getattr(study.base, study.by))
     return look(value).label if study.by == "method" else f"{FIELDS.get(study.by, study.by)} = {value_text(value)}"
+
+
+def rates_text(study: Study) -> str:
+    """How the rates of a study were chosen, as a reader knows it."""
+    if study.tuning():
+        return "tuned alike on held-out images"
+    configs = study.configs()
+    preset = all(one.lr == method_settings(one.method, one.dataset)["lr"] for one in configs)
+    return "at preset rates" if preset else "at given rates"
+
+
+def outcome(
+    study: Study,
+    store: Store | str | Path,
+    values: Sequence[str] = ("test_error",),
+    *,
+    block: str,
+    name: str,
+    claimed: str = "better",
+    what: str = "test error",
+    unit: str = "points",
+    read: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
+    figure: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> pd.DataFrame | None:
+    """A whole result on the page: design, figure, comparisons of the first value and verdict; nothing is trained.
+
+    Where runs are missing the page says so in a sentence, with their number, their cost, and the command for them.
+
+    Args:
+        study: One of the book's, from `riembn.evidence.designs`.
+        store: Where records are kept.
+        values: Columns to show; the first is the one that is compared.
+        block: The letter of its block.
+        name: Anchor of the figure.
+        claimed: As for `verdict`.
+        what: As for `verdict`.
+        unit: As for `verdict`.
+        read: Gives one row a run with the values; otherwise `Study.ends`.
+        figure: Further options of `ablation`.
+        options: As for `riembn.evidence.stats.compare`: ``asked``, ``less_is_better``, ``margin``.
+
+    Returns:
+        What `Study.compare` gives, or None where runs are missing.
+    """
+    from IPython.display import Markdown, display
+
+    if left := study.remaining(store):
+        total = len(study.tuning()) + len(study.cells) * len(study.seeds)
+        sentence = (
+            f"**Not run yet:** {len(left)} of {total} runs of block {block} are missing, about {core_hours(left):.1f} "
+            f"core-hours; `python -m riembn design {block} --store book/records` makes them, and this page shows them."
+        )
+        display(Markdown(sentence))
+        return None
+    frame = study.frame(store)
+    ends = (read or study.ends)(frame)
+    found = study.compare(frame, values[0], ends=ends, **options)
+    design(study, frame)
+    ablation(study, frame, values, name=name, ends=ends, **(figure or {}))
+    comparisons(found, study, unit=unit)
+    verdict(found, study, claimed=claimed, what=what, unit=unit)
+    return found
 
 
 def verdict(
@@ -174,8 +293,9 @@ def verdict(
 
     said = stats.decide(found["verdict"], claimed)
     asked = found[found["verdict"] != "not asked"]
-    at = "tuned alike on held-out images" if study.tuning() else "at preset rates"
-    lines = [f"**Verdict, {at}: {said}.** The claim is that each is {claimed} than {baseline_text(study)} in {what}."]
+    than = f"{'to' if claimed.startswith('equivalent') else 'than'} {'' if study.by == 'method' else 'at '}"
+    claim = f"The claim is that each is {claimed} in {what} {than}{baseline_text(study)}."
+    lines = [f"**Verdict, {rates_text(study)}: {said}.** {claim}", ""]
     for _, row in asked.iterrows():
         cell = ", ".join(
             look(row[c]).label if c == "method" else f"{FIELDS.get(c, c)} {value_text(row[c])}"
@@ -187,7 +307,7 @@ def verdict(
             f"This design finds a true difference of {row['detectable']:.2g} in 80 % of cases."
         )
     lines.append(
-        "Intervals are over seeds (initial weights, order, augmentation); the images are the same in every run."
+        "\nIntervals are over seeds (initial weights, order, augmentation); the images are the same in every run."
     )
     display(Markdown("\n".join(lines)))
     return said
