@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
+import sys
+import types
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +16,36 @@ from .open_table import OpenTable
 
 __all__ = ["carried", "load_plugin", "take_over"]
 
+_THIS_PROCESS = uuid.uuid4().hex  # a forked one has its tables, and this name, from the first
+
 TABLES: dict[str, OpenTable[Any]] = {"methods": methods, "networks": networks, "datasets": datasets}
 
 
 def load_plugin(path: str | Path) -> None:
     """Run a Python file that adds to `riembn.methods`, `riembn.networks` or `riembn.datasets`.
 
-    It is run like a script, as no module that could be imported, so that what it defines goes to other processes by
-    value.
+    It is run like a script, anew each time; what it defines goes to other processes by value.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file fails, or adds nothing.
     """
+    import cloudpickle
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"plugin: there is no file {path}; give one that adds to riembn.methods, say.")
     before = [dict(table.added) for table in TABLES.values()]
+    name, file = f"plugin_{path.stem}", str(path.absolute())
+    module = types.ModuleType(name)
+    module.__file__ = file
     try:
-        code = compile(path.read_text(encoding="utf-8"), str(path.absolute()), "exec")
-        exec(code, {"__name__": f"plugin_{path.stem}", "__file__": str(path)})
+        text = path.read_text(encoding="utf-8")
+        # The source of what runs, whatever becomes of the file: it is part of a run's digest.
+        linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
+        sys.modules[name] = module  # where dataclasses look for it
+        cloudpickle.register_pickle_by_value(module)
+        exec(compile(text, file, "exec"), vars(module))
     except Exception as error:
         raise ValueError(f"plugin: {path} fails with {type(error).__name__}: {error}") from error
     if before == [table.added for table in TABLES.values()]:
@@ -43,13 +57,16 @@ def carried() -> bytes | None:
     import cloudpickle
 
     added = {name: table.added for name, table in TABLES.items() if table.added}
-    return cloudpickle.dumps(added) if added else None
+    return cloudpickle.dumps((_THIS_PROCESS, cloudpickle.dumps(added))) if added else None
 
 
-def take_over(added: bytes | None) -> None:
-    """Add to this process's tables what `carried` gave."""
+def take_over(carried: bytes | None) -> None:
+    """Add to this process's tables what `carried` gave in another one; in the same one they have it."""
     import cloudpickle
 
-    for name, entries in (cloudpickle.loads(added) if added else {}).items():
+    process, added = cloudpickle.loads(carried) if carried else (_THIS_PROCESS, b"")
+    if process == _THIS_PROCESS:
+        return
+    for name, entries in cloudpickle.loads(added).items():
         for key, entry in entries.items():
             TABLES[name][key] = entry

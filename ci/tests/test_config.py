@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from riembn import methods
+from riembn import Method, methods, train
 from riembn.evidence.published import CHO_LEE, YI_PLAIN, YI_WITH_DECAY
 from riembn.experiment.config import FIELDS, RunConfig, acting
 from riembn.experiment.presets import PAPER_CELLS, YI_CELLS, YI_IMAGENET, preset
@@ -55,7 +56,7 @@ CHANGES = {
     "seed": 1,
     "holdout": 100,
     "rest": "adamw",
-    "rest_options": {"weight_decay": 0.1},
+    "rest_options": {"foreach": True},
     "nesterov": False,
     "options": {"foreach": True},
     "row_scale": 3,
@@ -135,6 +136,10 @@ def test_digest_of_an_image_folder_is_that_of_its_content(tmp_path):
         (tmp_path / "c" / "data" / "train" / "cat" / "0.png").read_bytes()
     )
     assert config(here.dataset).digest() not in (here.digest(), other.digest())
+    # A grid of many runs looks at a folder once; what is trained on is looked at again.
+    assert here.replace(seed=1, method="sgd").code == here.code
+    with pytest.raises(ValueError, match="has changed since its configuration was made"):
+        train(here.replace(batch_size=2), device="cpu")
 
 
 @pytest.mark.parametrize("method", sorted(methods))
@@ -156,6 +161,35 @@ def test_replaced_method_gets_its_own_defaults():
     assert (adam.grad_clip, adam.rest_lr, adam.beta2) == (0.1, 0.1, 0.99)
     unclipped = RunConfig(**START, grad_clip=None)
     assert unclipped.replace(method="adam-g").grad_clip is None  # it was a wish, not a neutral value
+
+
+def test_replaced_rest_gets_its_own_defaults():
+    start = RunConfig(**START)
+    adam = start.replace(rest="adam", rest_options={"eps": 1e-3})
+    assert (adam.rest_lr, adam.rest_momentum) == (1e-3, None)
+    back = adam.replace(rest="sgd")
+    assert back == start and back.digest() == start.digest()
+    assert adam.replace(seed=1).rest_options == {"eps": 1e-3}
+
+
+def test_options_of_another_method_are_not_kept():
+    adam = RunConfig(**{**START, "method": "adam", "options": {"eps": 1e-3}})
+    assert adam.replace(seed=1).options == {"eps": 1e-3}
+    assert adam.replace(method="adamw").options == {}
+    assert adam.replace(method="adamw", options={"eps": 1e-2}).options == {"eps": 1e-2}
+
+
+def test_what_a_methods_entry_says_is_part_of_the_digest():
+    def made(**entry: object) -> RunConfig:
+        methods["mine"] = Method(optimizer=torch.optim.AdamW, lr=0.1, **entry)
+        try:
+            return RunConfig(**{**START, "method": "mine"})
+        finally:
+            del methods["mine"]
+
+    entries = [{}, {"kind": "whole"}, {"options": {"eps": 1e-3}}, {"options": {"eps": 1e-2}}, {"rest": "adam"}]
+    assert len({made(**entry).digest() for entry in entries}) == len(entries)
+    assert made(rest="adam").rest == "adam" and made().digest() == made().digest()
 
 
 def test_replace_refuses_unknown_fields():
@@ -199,6 +233,8 @@ def test_replace_refuses_unknown_fields():
         ("lengths", "fixed", "one of free, frozen, replayed"),
         ("options", 3, "names and values"),
         ("options", {"lr": 1.0}, "takes foreach, fused, maximize"),
+        ("rest_options", {"lr": 1.0}, "rest='sgd' takes dampening"),
+        ("rest_options", {"epsilon": 1.0}, "rest='sgd' takes dampening"),
         ("momentum", 1.0, "[0, 0.9999]"),
         ("grad_clip", 0.0, "(0, inf), or None"),
         ("alpha", -0.1, "[0, inf)"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,7 +91,8 @@ class RunConfig:
             set is then not looked at. 0: no validation set. For tuning.
         rule: Which weights are on the manifold (for ``sgd``: which are measured), as in `riembn.split`.
         batch_size: Images a step.
-        rest: Optimizer of everything that is not on the manifold: ``sgd``, ``adam`` or ``adamw``.
+        rest: Optimizer of everything that is not on the manifold: ``sgd``, ``adam`` or ``adamw``; None for the
+            method's own.
         rest_options: Its further options, by its own names.
         rest_lr: Learning rate of everything that is not on the manifold; None for the method's own.
         momentum: Of the manifold part; for ``adam-g`` it is beta1, for ``sgd`` that of all parameters.
@@ -144,7 +147,7 @@ class RunConfig:
     holdout: int = declared(Whole(), 0)
     rule: Literal["invariant", "paper"] = declared(Name(known=lambda: ("invariant", "paper")), "invariant")
     batch_size: int = declared(Whole(low=2), 128)  # one image alone has no batch statistics
-    rest: str = declared(Name(known=lambda: tuple(REST)), "sgd")
+    rest: str | None = declared(Name(none=True, known=lambda: tuple(REST)), None)
     rest_options: Options = declared(OptionsKind(), Options())
     rest_lr: float | None = declared(Number(none=True, open_low=True), None)
     momentum: float = declared(Number(high=0.9999), 0.9)
@@ -192,6 +195,8 @@ class RunConfig:
         for name, kind in KINDS.items():
             self._set(name, kind.check(name, getattr(self, name)))
         how = methods[self.method]
+        if self.rest is None:
+            self._set("rest", how.rest)
         for name in _NEUTRAL.keys() - acting(how, dataclasses.asdict(self)):
             self._set(name, _NEUTRAL[name])
         if self.rest_lr is None and how.kind == "rows":
@@ -228,13 +233,15 @@ class RunConfig:
     def _check_options(self, how: Method) -> None:
         # What fields set has one name, that of the field.
         by_fields = {"lr", *how.fields, *(("betas",) if "beta2" in how.fields else ())}
-        accepted = how.accepts()
-        for name in self.options:
-            if name in by_fields or (accepted is not None and name not in accepted):
-                allowed = ", ".join(sorted((accepted or set()) - by_fields)) or "none by name"
-                raise ValueError(
-                    f"RunConfig: options={self.options!r} is not accepted; method={self.method!r} takes {allowed}."
-                )
+        of_rest = set(inspect.signature(REST[self.rest or how.rest]).parameters) - {"params"}
+        for field, accepted, set_by_fields, whose in (
+            ("options", how.accepts(), by_fields, f"method={self.method!r}"),
+            ("rest_options", of_rest, {"lr", "weight_decay", "momentum", "nesterov"}, f"rest={self.rest!r}"),
+        ):
+            given = getattr(self, field)
+            if any(name in set_by_fields or (accepted is not None and name not in accepted) for name in given):
+                allowed = ", ".join(sorted((accepted or set()) - set_by_fields)) or "none by name"
+                raise ValueError(f"RunConfig: {field}={given!r} is not accepted; {whose} takes {allowed}.")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -242,20 +249,28 @@ class RunConfig:
     def replace(self, **changes: Any) -> RunConfig:
         """This configuration with some fields changed.
 
-        A change of method gives the fields that had no meaning for the old one their defaults, not the
-        neutral values they were set to.
+        A field that did not act before and does now has its default, not the neutral value it was set to; so have
+        ``rest`` and ``rest_lr`` where they were the old method's own. Options of another method or rest are not
+        kept. Of an image folder the content is not looked at again.
         """
         _refuse_unknown(changes, TypeError)
         if not _known(self.as_dict()):  # a record's, whose code is not here
             return self._recorded({**{name: getattr(self, name) for name in FIELDS}, **changes})
-        fields = {name: getattr(self, name) for name in FIELDS if name != "code"}
-        if "method" in changes or "schedule" in changes or "augment" in changes:
-            for name in _NEUTRAL.keys() - acting(methods[self.method], fields):
-                del fields[name]
-        if {"method", "rule", "rest"} & changes.keys() and fields.get("rest_lr") == methods[self.method].rest_lr_of(
-            self.rule, self.rest
-        ):
-            fields["rest_lr"] = None  # nobody's wish: the default of what is asked for now
+        how = methods[self.method]
+        fields = {name: getattr(self, name) for name in FIELDS}
+        for name in _NEUTRAL.keys() - acting(how, fields):
+            del fields[name]
+        if fields.get("rest_lr") == how.rest_lr_of(self.rule, self.rest):
+            fields["rest_lr"] = None
+        if fields.get("rest") == how.rest:
+            fields["rest"] = None
+        if changes.get("method", self.method) != self.method:
+            del fields["options"]
+            how = methods.get(changes["method"], how)
+        if (changes.get("rest", fields.get("rest")) or how.rest) != self.rest:
+            fields.pop("rest_options", None)
+        if "dataset" in changes:
+            del fields["code"]
         return RunConfig(**{**fields, **changes})
 
     def digest(self) -> str:
@@ -283,7 +298,7 @@ class RunConfig:
         if missing:
             raise ValueError(f"RunConfig: no {', '.join(missing)}")
         config = object.__new__(cls)
-        for name, default in FIELDS.items():
+        for name, default in _LEFT_OUT.items():  # a field that was not there then
             value = fields.get(name, default)
             value = Options(value) if isinstance(value, Mapping) else value
             config._set(name, tuple(value) if isinstance(value, list) else value)
@@ -302,14 +317,14 @@ KINDS: dict[str, Kind] = {field.name: field.metadata["kind"] for field in datacl
 """Every field with what it accepts."""
 
 # What a digest leaves out: the defaults, and of fields whose default was once another, that one.
-_LEFT_OUT = {**FIELDS, "rest_lr": 0.01}
+_LEFT_OUT = {**FIELDS, "rest": "sgd", "rest_lr": 0.01}
 
 
 def acting(method: Method, fields: Mapping[str, Any]) -> set[str]:
     """Which of the fields that act only beside others do so in a run of a method with these fields."""
     found = set(method.fields) | {"options"}
     if method.kind == "rows":
-        rest = fields.get("rest", "sgd")
+        rest = fields.get("rest") or method.rest
         found |= {"rest", "rest_lr", "rest_options", "weight_decay"}
         found |= {"rest_momentum", "nesterov"} if rest == "sgd" else set()
     if method.optimizer is methods["sgd"].optimizer and method.kind == "whole":
@@ -349,14 +364,17 @@ def digest_of(config: RunConfig, recipe: int) -> str:
 
 def _code_of(config: RunConfig) -> dict[str, str]:
     """Hashes of what the run uses that is not the package's own."""
+    how = methods[config.method]
     used: dict[str, Any] = {
-        "method": methods[config.method].optimizer,
+        "method": how.optimizer,
         "network": networks.resolve(config.network)[1],
         "dataset": datasets.get(config.dataset),
     }
+    if config.method in methods.added:  # what its entry says is no field of the configuration
+        used["method"] = functools.partial(how.optimizer, how.kind, *sorted(how.fields), **how.options)
     found = {what: code_digest(function) for what, function in used.items() if function and is_foreign(function)}
-    if content := content_digest(config.dataset):
-        found["dataset"] = content
+    if used["dataset"] is None:  # a folder
+        found["dataset"] = config.code.get("dataset") or content_digest(config.dataset) or ""
     return found
 
 

@@ -3,72 +3,140 @@
 from __future__ import annotations
 
 import ast
-import builtins
 import functools
 import hashlib
-import inspect
 import linecache
+import sys
+import sysconfig
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
 
 __all__ = ["code_digest", "is_foreign"]
 
 _OWN = ("riembn", "torch", "torchvision")
+_LIBRARIES = {Path(sysconfig.get_paths()[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+_FEW = 1000  # numbers of a tensor that are told one by one
 
 
 def is_foreign(function: Any) -> bool:
-    """Whether a function or class is neither this package's nor torch's, whose versions a record names."""
-    function = _unwrapped(function)
-    return (getattr(function, "__module__", None) or "").partition(".")[0] not in _OWN
+    """Whether a function or class is neither this package's nor torch's, whose versions a record names.
+
+    One with arguments filled in (`functools.partial`) is: they are nobody else's.
+    """
+    return isinstance(function, functools.partial) or not _is_own(_module(function))
 
 
 def code_digest(function: Any) -> str:
-    """Sixteen hexadecimal digits of the source of a function or class, and of what it uses of its own module.
+    """Sixteen hexadecimal digits of the source of a function or class, and of what it uses of its author's.
 
-    Where there is no source (an interactive prompt), the compiled code stands for it.
+    That is: what it names of its own module, and of modules beside it that are not installed; what it holds from
+    where it was made (closures, defaults, decorators, attributes and bases of a class, arguments of a
+    `functools.partial`); and the values of the variables that it reads. Where there is no source (an interactive
+    prompt), the compiled code stands for it.
     """
-    seen: dict[int, str] = {}
-    _collect(function, getattr(_unwrapped(function), "__module__", None), seen)
-    return hashlib.sha256("\n".join(sorted(seen.values())).encode()).hexdigest()[:16]
+    first = function
+    while isinstance(first, functools.partial):
+        first = first.func
+    found = _Found(_module(first))
+    text = found.told(function)
+    return hashlib.sha256("\n".join([text, *sorted(found.texts.values())]).encode()).hexdigest()[:16]
 
 
-def _unwrapped(function: Any) -> Any:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
+def _module(thing: Any) -> str:
+    return getattr(thing, "__module__", None) or ""
 
 
-def _collect(thing: Any, module: str | None, seen: dict[int, str]) -> None:
-    """The text of ``thing`` and of everything of ``module`` that it names."""
-    if isinstance(thing, functools.partial):
-        seen[id(thing)] = f"{thing.args!r} {sorted(thing.keywords.items())!r}"
-        thing = thing.func
-    if id(thing) in seen or getattr(thing, "__module__", None) != module:
-        return
-    functions = list(_functions(thing))
-    seen[id(thing)] = _text(thing, functions)
-    for base in getattr(thing, "__bases__", ()):
-        _collect(base, module, seen)
-    for function in functions:
-        for name in _names(function.__code__):
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] in _OWN
+
+
+class _Found:
+    """The texts of functions and classes that were met, by their ids; ``home`` is the module they start from."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.texts: dict[int, str] = {}
+        self._inside: set[int] = set()
+
+    def told(self, value: Any) -> str:
+        """A value as text that is the same in every process; what it is made of is added to ``texts``."""
+        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+            return repr(value)
+        if isinstance(value, torch.Tensor):
+            return repr(value.tolist()) if value.numel() <= _FEW else f"{value.dtype} {tuple(value.shape)}"
+        if isinstance(value, types.FunctionType | type):
+            self._add(value)
+            return f"{value.__module__}.{value.__qualname__}"
+        if id(value) in self._inside:  # it holds itself
+            return type(value).__name__
+        self._inside.add(id(value))
+        try:
+            return self._told_by_parts(value)
+        finally:
+            self._inside.discard(id(value))
+
+    def _told_by_parts(self, value: Any) -> str:
+        if isinstance(value, functools.partial):
+            return f"partial({self.told([value.func, value.args, value.keywords])})"
+        if isinstance(value, types.MethodType):
+            return f"{self.told(value.__func__)} of {self.told(value.__self__)}"
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(self.told, value))}]"
+        if isinstance(value, set | frozenset):
+            return f"{{{', '.join(sorted(map(self.told, value)))}}}"
+        if isinstance(value, Mapping):
+            return f"{{{', '.join(sorted(f'{self.told(k)}: {self.told(v)}' for k, v in value.items()))}}}"
+        kind = type(value)
+        held = vars(value) if self._is_followed(_module(kind)) and hasattr(value, "__dict__") else {}
+        return f"{self.told(kind)}({self.told(dict(held))})"
+
+    def _is_followed(self, module: str) -> bool:
+        """Whether what a module holds may change without a version: the first one's, and others not installed."""
+        if module in (self.home, "__main__"):
+            return not _is_own(module)
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file is None or _is_own(module):
+            return False
+        return not any(Path(file).is_relative_to(library) for library in _LIBRARIES)
+
+    def _add(self, thing: Any) -> None:
+        if id(thing) in self.texts or not self._is_followed(_module(thing)):
+            return
+        self.texts[id(thing)] = ""  # it may name itself
+        lines = list(self._of_class(thing) if isinstance(thing, type) else self._of_function(thing))
+        self.texts[id(thing)] = "\n".join([thing.__qualname__, *lines])
+
+    def _of_class(self, thing: type) -> Iterator[str]:
+        yield self.told(thing.__bases__)
+        for name, member in vars(thing).items():
+            if isinstance(member, property):
+                yield f"{name} = {self.told([member.fget, member.fset, member.fdel])}"
+            elif isinstance(member, classmethod | staticmethod | functools.cached_property):
+                yield f"{name} = {self.told(getattr(member, '__func__', None) or vars(member)['func'])}"
+            elif not name.startswith("__") or isinstance(member, types.FunctionType):
+                yield f"{name} = {self.told(member)}"
+
+    def _of_function(self, function: types.FunctionType) -> Iterator[str]:
+        code = function.__code__
+        yield _text(code)
+        yield self.told([function.__defaults__, function.__kwdefaults__])
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                yield f"{name} = {self.told(cell.cell_contents)}"
+            except ValueError:  # not filled yet
+                continue
+        names = sorted(_names(code))
+        for name in names:
             used = function.__globals__.get(name)
-            if isinstance(used, bool | int | float | str | tuple | type(None)) and not hasattr(builtins, name):
-                if name in function.__globals__:
-                    seen[hash((name, module))] = f"{name} = {used!r}"
-            elif isinstance(used, type | types.FunctionType | functools.partial):
-                _collect(used, module, seen)
-
-
-def _functions(thing: Any) -> Iterator[types.FunctionType]:
-    """A function itself, or the methods of a class."""
-    if isinstance(thing, types.FunctionType):
-        yield inspect.unwrap(thing)
-    elif isinstance(thing, type):
-        for member in vars(thing).values():
-            member = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
-            if isinstance(member, types.FunctionType):
-                yield inspect.unwrap(member)
+            if isinstance(used, types.ModuleType):
+                inside = vars(used) if self._is_followed(used.__name__) else {}
+                yield from (f"{name}.{part} = {self.told(inside[part])}" for part in names if part in inside)
+            elif name in function.__globals__:
+                yield f"{name} = {self.told(used)}"
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -76,26 +144,30 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
-def _text(thing: Any, functions: list[types.FunctionType]) -> str:
+def _text(code: types.CodeType) -> str:
     """Source where there is some, without what changes nothing (comments, layout); else compiled code."""
-    for function in functions:
-        lines = "".join(linecache.getlines(function.__code__.co_filename))
-        try:
-            tree = ast.parse(lines)
-        except SyntaxError:  # a notebook's cell with magic commands
-            break
-        line = function.__code__.co_firstlineno
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == thing.__name__:
-                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-                if first <= line <= (node.end_lineno or line):
-                    return ast.dump(node)
-    return "\n".join([repr(getattr(thing, "__qualname__", thing)), *map(_compiled, functions)])
+    source = "".join(linecache.getlines(code.co_filename))
+    return _definitions(source).get((code.co_firstlineno, code.co_name)) or _compiled(code)
 
 
-def _compiled(function: types.FunctionType) -> str:
-    def told(code: types.CodeType) -> str:
-        constants = [told(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
-        return f"{code.co_code.hex()} {code.co_names} {constants}"
+@functools.lru_cache(maxsize=64)
+def _definitions(source: str) -> dict[tuple[int, str], str]:
+    """The functions of a source, by first line and name."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a notebook's cell with magic commands
+        return {}
+    return {
+        (min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]), node.name): ast.dump(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
 
-    return f"{function.__name__} {told(function.__code__)} {function.__defaults__!r}"
+
+def _compiled(code: types.CodeType) -> str:
+    def constant(value: Any) -> str:
+        if isinstance(value, types.CodeType):
+            return _compiled(value)
+        return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+    return f"{code.co_name} {code.co_code.hex()} {code.co_names} {[constant(c) for c in code.co_consts]}"

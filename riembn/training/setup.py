@@ -59,6 +59,8 @@ def images_of(config: RunConfig, root: str | Path | None, device: torch.device) 
         ValueError: If there are not enough of them.
     """
     whole, test = data.load(config.dataset, root)
+    if data.content_digest(config.dataset) not in (None, config.code.get("dataset")):
+        raise ValueError(f"train: {config.dataset} has changed since its configuration was made; make that anew.")
     size = len(whole) - config.holdout if config.train_size is None else config.train_size
     if size + config.holdout > len(whole) or size < config.batch_size:
         raise ValueError(
@@ -145,7 +147,7 @@ def optimizer_of(config: RunConfig, model: nn.Module, found: Split) -> Optimizer
         rest_options = dict(config.rest_options)
         if config.rest == "sgd":
             settings["rest_momentum"] = config.rest_momentum
-            rest_options.setdefault("nesterov", config.nesterov and bool(config.rest_momentum))
+            rest_options["nesterov"] = config.nesterov and bool(config.rest_momentum)
         settings |= {
             "rest": config.rest,
             "rest_lr": config.rest_lr,
@@ -166,4 +168,4 @@ def _decay_on_parts(optimizer: Optimizer, found: Split, config: RunConfig) -> No
     decays = config.decay_on != "rest" and config.lengths != "replayed", config.decay_on != "invariant"
     optimizer.param_groups.clear()
     for params, decays_here in zip(parts, decays, strict=True):
-        optimizer.add_param_group({**group, "params": params, "weight_decay": config.weight_decay * decays_here})
+        optimizer.add_param_group({**group, "params": params, "weight_decay": group["weight_decay"] * decays_here})
