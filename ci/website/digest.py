@@ -39,16 +39,22 @@ def package_digest(root: Path) -> str:
 
 def records_digest(root: Path, page: Page, profile: str, used: Iterable[str]) -> str:
     """Of the records that a chapter read: those of the runs that it named, or all, if it reads the whole store."""
-    folder = records(root, profile)
+    folders = stores(root, profile)
     cells = json.loads(page.source.read_text(encoding="utf-8"))["cells"]
     if any(WHOLE_STORE.search("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"):
-        return _digest(root, sorted(folder.glob("*.json")))
-    return _digest(root, sorted(file for digest in set(used) for file in folder.glob(f"*-{digest}.json")))
+        return _digest(root, sorted(folders[0].glob("*.json")))
+    found = (file for digest in set(used) for folder in folders for file in folder.glob(f"*-{digest}.json"))
+    return _digest(root, sorted(found))
 
 
 def records(root: Path, profile: str) -> Path:
     """The folder of a profile's records."""
     return root / ("_build/records/smoke" if profile == "smoke" else "book/records")
+
+
+def stores(root: Path, profile: str) -> list[Path]:
+    """Where a chapter may have its records: in its profile's folder, or in that of smoke, if it trains there always."""
+    return list(dict.fromkeys([records(root, profile), records(root, "smoke")]))
 
 
 def _digest(root: Path, files: Iterable[Path], said: str = "") -> str:

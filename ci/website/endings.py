@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 
 from riembn.pages.chapter import RUNS
 from website.contents import BookError, Page
-from website.digest import records
+from website.digest import stores
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def runs(folder: Path) -> dict[str, Run]:
 def ending(root: Path, page: Page, notebook: NotebookNode, functions: str = "") -> str:
     """The Markdown that ends the page."""
     told = notebook.metadata["riembn"]
-    kept, named = runs(records(root, told["profile"])), used(notebook)
+    named = used(notebook)
+    kept = {digest: run for folder in stores(root, told["profile"])[::-1] for digest, run in runs(folder).items()}
     if gone := named - kept.keys():
         raise BookError(
             f"{page.name}: drawn from {len(named)} runs, of which {len(gone)} have no record any more; "

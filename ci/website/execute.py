@@ -63,8 +63,7 @@ def run(root: Path, chapters: Sequence[Page], profile: str) -> None:
     """Run chapters through papermill, each in a process of its own; one that ran to its end is kept at once."""
     if not chapters:
         return
-    if profile == "smoke":
-        _forget_other_packages_runs(root)
+    _forget_other_packages_runs(root)
     # Longest first, so that the two ends of the line meet.
     longest = sorted(chapters, key=lambda page: -times(root, page, profile).get("chapter", 1e9))
     with ThreadPoolExecutor(AT_ONCE + 1) as pool, ThreadPoolExecutor(AT_ONCE) as kernels:

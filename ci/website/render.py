@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -130,10 +131,11 @@ def _beyond_need(folder: str, names: list[str]) -> set[str]:
 def _config(root: Path) -> dict[str, object]:
     """``_config.yml``; where the book is to be published (BOOK_URL) it also names its own address."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    sphinx = config["sphinx"]["config"]
+    sphinx |= {"project": config["title"], "version": metadata.version("riembn")}  # an ePub has to have them
     if address := os.environ.get("BOOK_URL"):
         address = address.rstrip("/") + "/"
         config["html"]["baseurl"] = address
-        sphinx = config["sphinx"]["config"]
         sphinx["extensions"] += ["sphinx_sitemap"]
         sphinx |= {"ogp_site_url": address, "sitemap_url_scheme": "{link}"}
         sphinx["ogp_image"] = f"{address}_static/card.png"

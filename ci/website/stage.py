@@ -16,7 +16,7 @@ from riembn.pages.chapter import RUNS
 from website import tables
 from website.archive import archive, citation
 from website.contents import BookError, Page
-from website.digest import records
+from website.digest import stores
 from website.endings import ending, runs, used
 from website.execute import executed
 from website.front import MAP, chapter_map
@@ -105,11 +105,10 @@ def _figure(page: Page, laid: dict[Page, NotebookNode], chapter: str, name: str)
 
 def _records(root: Path, profile: str, named: set[str]) -> dict[str, bytes]:
     """Each record that a chapter is drawn from, and all records in one file."""
-    folder = records(root, profile)
-    files = sorted(folder.glob("*.json"))
+    files, *others = [sorted(folder.glob("*.json")) for folder in stores(root, profile)]
     found = {
         f"_static/runs/{file.name}": file.read_bytes()
-        for file in files
+        for file in [*sum(others, []), *files]
         if file.stem.rpartition("-")[2] in named
     }
     readme = root / "book" / "records" / "README.md"
