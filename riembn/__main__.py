@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import re
 import statistics
 import sys
@@ -15,7 +16,7 @@ from .additions import load_plugin
 from .evidence import claims, stats
 from .experiment import Record, RunConfig, Store, grid, preset
 from .experiment.config import FIELDS, KINDS, acts
-from .experiment.fields import written
+from .experiment.fields import listed, written
 from .experiment.files import write_whole
 from .experiment.store import last_line, tidy
 from .training import SweepFailed, sweep, train
@@ -180,7 +181,8 @@ def _over_seeds(records: Sequence[Record]) -> Iterator[str]:
     """The errors of each configuration at its end: mean with its interval, and median."""
     seeds: dict[str, list[Record]] = {}
     for record in records:
-        seeds.setdefault(record.config.replace(seed=0).digest(), []).append(record)
+        alike = {**record.config.as_dict(), "seed": None}  # as recorded: its code or folder need not be here
+        seeds.setdefault(json.dumps([alike, record.recipe], sort_keys=True), []).append(record)
     for runs in seeds.values():
         config = runs[0].config
         which = "validation_error" if config.holdout else "test_error"
@@ -263,10 +265,12 @@ def _new_chapter(options: argparse.Namespace) -> int:
     root = repository("new-chapter")
     if bool(options.source) == bool(options.vary):
         raise ValueError("new-chapter: give --vary FIELD=A,B or --from CHAPTER, one of the two.")
+    if len(options.vary) > 1 or len(options.plugin) > 1 or (options.source and options.plugin):
+        raise ValueError("new-chapter: give one --vary, and beside it at most one --plugin.")
     if options.source:
         path = copied_chapter(options.name, options.source, root=root)
     else:
-        plugin = options.plugin[0] if options.plugin else None
+        plugin = Path(options.plugin[0]).resolve() if options.plugin else None
         path = new_chapter(options.name, dict(options.vary), root=root, start=options.preset, plugin=plugin)
     print(f"{path.relative_to(root)} is written, and listed in _toc.yml; ci/book {path.stem} builds it")
     return 0
@@ -329,7 +333,7 @@ def _varied(words: str) -> tuple[str, list[Any]]:
     if name not in _GIVEN or not equals:
         accepted = f"give FIELD=VALUE,VALUE,… with a field of {', '.join(_GIVEN)}"
         raise argparse.ArgumentTypeError(f"{words!r} is not accepted; {accepted}")
-    return name, [_value(name, text) for text in values.split(",")]
+    return name, [_value(name, text) for text in listed(values)]
 
 
 def _value(field: str, text: str) -> Any:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import test_notebooks
 import yaml
 
+import riembn
 from riembn.__main__ import main
 from riembn.pages.new_chapter import copied_chapter, new_chapter
 
@@ -107,6 +109,9 @@ def test_copied_chapter_has_labels_of_its_own(copy, monkeypatch, source):
         (["mine", "--vary", "momentum=0.9"], "two values or more"),
         (["mine", "--vary", "beta2=0.9,0.99"], "beta2 does not act on sgd-g"),
         (["mine", "--vary", "momentum=0.9,2"], "momentum=2.0 is not accepted"),
+        (["mine", "--vary", "momentum=0.9,0.90"], "has a value twice"),
+        (["mine", "--vary", "seed=0,1"], "seed is not varied"),
+        (["mine", "--vary", "momentum=0.9,0", "--vary", "momentum=0.5,0.6"], "give one --vary"),
         (["mine"], "give --vary FIELD=A,B or --from CHAPTER"),
         (["mine", "--from", "77-nothing"], "there is no chapter '77-nothing'"),
     ],
@@ -117,6 +122,45 @@ def test_chapter_that_cannot_be_is_refused_in_one_line(copy, capsys, words, mess
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
     assert before == (sorted(path.name for path in (copy / "book").iterdir()), (copy / "_toc.yml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "hint"),
+    [
+        ("options", [{}, {"foreach": True}], "list[dict] = [{}, {'foreach': True}]"),
+        ("drops", [(), (1, 2)], "list[tuple] = [(), (1, 2)]"),
+        ("nesterov", [True, False], "list[bool] = [True, False]"),
+        ("method", ["sgd", "sgd-g"], "list[str] = ['sgd', 'sgd-g']"),
+        ("grad_clip", [0.1, None], "list[Optional[float]] = [0.1, None]"),
+    ],
+)
+def test_values_of_every_kind_are_accepted_by_their_chapter(copy, monkeypatch, field, values, hint):
+    monkeypatch.setattr("riembn.pages.chapter._refuse_another_clone", lambda: None)  # the copy has no own process
+    path = new_chapter("mine", {field: values}, root=copy)
+    cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
+    assert hint in cells[1]
+    namespace: dict = {}
+    exec(cells[1], namespace)
+    exec(cells[2], namespace)
+    exec(cells[4].partition("frame =")[0], namespace)
+    assert len(namespace["study"].cells) == 2
+    # What the last cell says to type arrives as text, through a shell.
+    command = re.search("papermill .*", cells[-1])[0]
+    namespace["values"] = shlex.split(command)[-1]
+    exec(cells[2], namespace)
+    assert namespace["values"] == values
+
+
+def test_plugin_is_found_from_every_folder_of_the_repository(copy, monkeypatch):
+    (copy / "mine.py").write_text(PLUGIN)
+    monkeypatch.chdir(copy / "book")
+    try:
+        words = ["--vary", "method=sgd,adamw-all", "--plugin", "../mine.py"]
+        assert main(["new-chapter", "optimizer", *words]) == 0
+        cells = json.loads((copy / "book" / "19-optimizer.ipynb").read_text())["cells"]
+        assert 'load_plugin(chapter.repository("load_plugin") / "mine.py")' in "".join(cells[2]["source"])
+    finally:
+        riembn.methods.pop("adamw-all", None)
 
 
 def test_values_keep_their_type(copy):

@@ -1,10 +1,13 @@
 """A study runs what it says, tunes on held-out images only, and compares each cell with its baseline."""
 
+import importlib
+
 import pytest
 
 import riembn
 from riembn.evidence import Study
 from riembn.evidence.designs import DESIGNS
+from riembn.experiment.record import COLUMNS, Record
 
 SMALL = {"width": 0.06, "train_size": 128, "epochs": 2, "drops": (1,)}
 BASE = riembn.preset("vgg-11/digits/sgd-g", **SMALL)
@@ -75,6 +78,15 @@ def test_tuning_looks_at_held_out_images_alone_and_chooses_the_best(tmp_path):
         ({"vary": {"alpha": [0.1, 0.1]}}, "give values, each once"),
         ({"vary": {"alpha": [0.0, 0.1]}, "methods": ["psi-sgd"]}, "alpha=0.1 does not act on method='psi-sgd'"),
         ({"tune": {"*": {"lr": [0.1, 0.2]}}, "seeds": [100, 1]}, "overlap the tuning seeds"),
+        ({"vary": {"seed": [0, 1]}, "baseline": None}, "give methods=…, seeds=…"),
+        ({"vary": {"method": ["sgd", "sgd-g"]}, "baseline": None}, "give methods=…, seeds=…"),
+        ({"settings": {"sgdg": {"lr": 0.1}}}, "settings names sgdg, not among the methods"),
+        ({"tune": {"sgdg": {"lr": [0.1, 0.2]}}}, "tune names sgdg, not among the methods"),
+        ({"tune": {"*": {"alpha": [0.1, 0.2]}}}, "alpha is varied and tuned"),
+        ({"tune": {"*": {"beta2": [0.9, 0.99]}}}, "beta2=0.9 does not act with method='sgd-g'"),
+        ({"settings": {"sgd-g": {"padding": 2}}}, "padding=2 does not act"),
+        ({"tune_by": "test_error"}, "tune_by='test_error' is not accepted"),
+        ({"tune_by": "validation"}, "tune_by='validation' is not accepted"),
     ],
 )
 def test_study_that_cannot_be_is_refused_in_one_line(change, message):
@@ -82,6 +94,60 @@ def test_study_that_cannot_be_is_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         Study(BASE, **given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("train_size", [None, 256]),
+        ("drops", [(), (1,)]),
+        ("options", [{}, {"maximize": False}]),
+        ("nesterov", [True, False]),
+        ("rest_lr", [0.1, 0.2]),
+    ],
+)
+def test_baseline_of_every_kind_is_found_among_the_runs(tmp_path, monkeypatch, field, values):
+    study = Study(BASE, vary={field: values}, baseline={field: values[0]}, seeds=[0, 1])
+    frame = as_if_run(study, tmp_path)
+    (row,) = study.compare(frame).to_dict("records")
+    assert row["n"] == 2
+    assert len(study.table(frame)) == 2
+    drawn = []
+    page = importlib.import_module("riembn.pages.ablation")
+    monkeypatch.setattr(page, "show", lambda fig, **told: drawn.append(fig.axes[0].get_xticklabels()))
+    page.ablation(study, frame)
+    assert len(drawn[0]) == 2
+
+
+def as_if_run(study: Study, store):
+    """The study's frame, of records with made-up numbers."""
+    for place, config in enumerate(study.configs()):
+        columns = {name: [1.0 + place] * config.epochs for name in COLUMNS}
+        columns["epoch"] = list(range(1, config.epochs + 1))
+        riembn.Store(store).put(Record(config=config, status="finished", columns=columns))
+    return study.frame(store)
+
+
+def test_tuning_reads_the_last_epoch_of_each_cell():
+    study = Study(BASE, vary={"epochs": [2, 3]}, seeds=[0, 1], tune={"*": {"lr": [0.1, 0.2]}})
+    assert {c.evaluate_at for c in study.tuning() if c.epochs == 3} == {(3,)}
+    assert {c.evaluate_at for c in study.tuning() if c.epochs == 2} == {(2,)}
+
+
+def test_cell_whose_tries_all_diverged_is_not_run(tmp_path):
+    study = Study(BASE, seeds=[0, 1], tune={"*": {"lr": [0.1, 0.2]}}, holdout=256)
+    for config in study.tuning():
+        lost = Record(config=config, status="diverged", diverged_step=0, columns={name: [] for name in COLUMNS})
+        riembn.Store(tmp_path).put(lost)
+    with pytest.raises(ValueError, match="every try of {'method': 'sgd-g'} diverged; tune on another grid"):
+        study.configs(tmp_path)
+
+
+def test_early_epochs_are_found_at_a_rate_of_many_digits(tmp_path):
+    study = Study(BASE, vary={"lr": [0.1, 0.123456789]}, seeds=[0, 1])
+    frame = as_if_run(study, tmp_path)
+    frame["current_lr"] = [float(f"{rate:.7g}") for rate in frame["lr"]]
+    assert study.ends(frame)["early_error"].notna().all()
 
 
 def test_unknown_field_is_refused():

@@ -8,6 +8,7 @@ augmentation. The images are the same in every run, so nothing is said of other 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -139,12 +140,12 @@ def compare(
     """
     import pandas
 
-    fields = [*_listed(within), by]
+    fields, baseline = [*_listed(within), by], _key(baseline)
     groups = _by_seed(frame, fields, value, seeds, "compare")
     cells: list[dict[str, Any]] = []
     found: list[Difference] = []
     for group, values in groups.items():
-        if group[-1] == baseline:
+        if group[-1:] == (baseline,):  # also where both are NaN
             continue
         cell = dict(zip(fields, group, strict=True))
         if (*group[:-1], baseline) not in groups:
@@ -186,7 +187,7 @@ def _by_seed(
     wanted = sorted(set(frame["seed"]) if seeds is None else set(seeds))
     groups: dict[tuple[Any, ...], pandas.Series] = {}
     for key, runs in frame.groupby(by, dropna=False, sort=False):
-        group = key if isinstance(key, tuple) else (key,)
+        group = tuple(map(_key, key if isinstance(key, tuple) else (key,)))
         label = ", ".join(f"{name}={part}" for name, part in zip(by, group, strict=True))
         if runs["seed"].duplicated().any():
             twice = int(runs.loc[runs["seed"].duplicated(), "seed"].iloc[0])
@@ -204,6 +205,11 @@ def _by_seed(
             raise ValueError(f"{caller}: {label} has no {value} for seed {values.index[values.isna()][0]}.")
         groups[group] = values
     return groups
+
+
+def _key(value: Any) -> Any:
+    """A value to find a group by: NaN, which no other NaN equals, is one and the same."""
+    return math.nan if isinstance(value, float) and math.isnan(value) else value
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..experiment.config import FIELDS, RunConfig
+from ..experiment.config import FIELDS, KINDS, RunConfig, refuse_idle
+from ..experiment.record import COLUMNS, as_number_or_text
 from ..experiment.store import Store, tidy
 from ..training.sweep import sweep
 from . import stats
@@ -32,6 +33,7 @@ class Study:
     Args:
         base: What all runs have in common.
         vary: Values of fields of the configuration, all combinations of which are run. ``{"alpha": [0, 0.1]}``.
+            Methods have an argument of their own, and so have seeds.
         methods: Names in `riembn.methods`, run with all of these; None for the base's own.
         settings: Fields that are set by method, over the base's: ``{"psi-sgd": {"lr": 0.1}}``.
         baseline: The values of varied fields, or the method, that the others are compared with.
@@ -45,7 +47,8 @@ class Study:
 
     Raises:
         ValueError: If there are fewer than two seeds, a seed is given twice or is also a tuning seed, the baseline
-            is not among the values, or a field does not act on any method.
+            is not among the values, something is said of a method that is not run, a field that varies is also
+            tuned, a field does not act on a method, or ``tune_by`` is no column of a tuning run.
         TypeError: For an unknown field.
     """
 
@@ -87,6 +90,15 @@ class Study:
         for name, values in self.vary.items():
             if len(values) < 1 or any(values.count(value) > 1 for value in values):
                 raise ValueError(f"Study: vary={{{name!r}: {values}}} is not accepted; give values, each once.")
+        if own := {"method", "seed"} & self.vary.keys():
+            raise ValueError(f"Study: vary={sorted(own)} is not accepted; give methods=…, seeds=….")
+        for what, keys in (("settings", self.settings.keys()), ("tune", self.tune.keys() - {"*"})):
+            if others := sorted(keys - set(self.methods)):
+                raise ValueError(f"Study: {what} names {', '.join(others)}, not among the methods {self.methods}.")
+        if self.tune_by not in COLUMNS or self.tune_by.startswith("test_"):
+            raise ValueError(
+                f"Study: tune_by={self.tune_by!r} is not accepted; give a column of a record, not of the test set."
+            )
         for name, value in self.baseline.items():
             among = self.methods if name == "method" else self.vary.get(name, [])
             if value not in among:
@@ -99,9 +111,13 @@ class Study:
             cell = {"method": method, **dict(zip(self.vary, values, strict=True))}
             config = self._config(cell)
             for name in self.vary:
-                kept = getattr(config, name)
-                if kept != cell[name] and not (isinstance(kept, tuple) and kept == tuple(cell[name])):
+                if getattr(config, name) != KINDS[name].check(name, cell[name]):
                     raise ValueError(f"Study: {name}={cell[name]!r} does not act on method={method!r}; leave one out.")
+            for one in ({}, *self._tries(cell)):
+                if twice := sorted(one.keys() & self.vary.keys()):
+                    raise ValueError(f"Study: {twice[0]} is varied and tuned; leave one out.")
+                said = {**self.settings.get(method, {}), **one}
+                refuse_idle("Study", self._config(cell, **one), {n: v for n, v in said.items() if n not in cell})
             if config.digest() not in seen:
                 seen.add(config.digest())
                 found.append(cell)
@@ -121,15 +137,18 @@ class Study:
     def tuning(self) -> list[RunConfig]:
         """The tuning runs of all cells; none where nothing is tuned."""
         return [
-            self._config(cell, **one, seed=seed, holdout=self.holdout, evaluate_at=self._evaluate_at())
+            config
             for cell in self.cells
             if len(self._tries(cell)) > 1
             for one in self._tries(cell)
-            for seed in self.tune_seeds
+            for config in self._of_try(cell, one)
         ]
 
-    def _evaluate_at(self) -> tuple[int, ...]:
-        return (self.tune_epoch or self.base.epochs,)
+    def _of_try(self, cell: Mapping[str, Any], one: Mapping[str, Any]) -> list[RunConfig]:
+        """The tuning runs of one try."""
+        run = self._config(cell, **one)
+        read = (self.tune_epoch or run.epochs,)
+        return [run.replace(seed=seed, holdout=self.holdout, evaluate_at=read) for seed in self.tune_seeds]
 
     def tuned(self, store: Store | str | Path) -> pandas.DataFrame:
         """One row a try of the tuning: its cell's fields, what was tried, the mean of ``tune_by``, ``best``."""
@@ -143,12 +162,11 @@ class Study:
                 continue
             found = []
             for one in tries:
-                configs = [
-                    self._config(cell, **one, seed=s, holdout=self.holdout, evaluate_at=self._evaluate_at())
-                    for s in self.tune_seeds
-                ]
-                found.append({**cell, **one, CELL: number, self.tune_by: self._mean(store, configs)})
+                mean = self._mean(store, self._of_try(cell, one))
+                found.append({**cell, **one, CELL: number, self.tune_by: mean})
             best = min(range(len(found)), key=lambda i: found[i][self.tune_by])
+            if math.isinf(found[best][self.tune_by]):
+                raise ValueError(f"Study: every try of {cell} diverged; tune on another grid.")
             rows += [{**row, "best": place == best} for place, row in enumerate(found)]
         return pandas.DataFrame(rows)
 
@@ -243,7 +261,8 @@ class Study:
             the epochs before it), ``rise`` (largest rise of the test error from one epoch to the next, points).
         """
         ends = stats.at_end(frame, diverged=dict(diverged) if diverged else None)
-        early = frame[frame["current_lr"] == frame["lr"]].groupby("digest")
+        undropped = (frame["current_lr"] / frame["lr"] - 1).abs() < 1e-6  # records keep seven digits
+        early = frame[undropped].groupby("digest")
         last, mean = early.last(), early[["angle", "clipped", "gradient_norm"]].mean()
         rise = frame.groupby("digest")["test_error"].agg(lambda error: max(error.diff().max(), 0.0))
         read_off = {
@@ -288,7 +307,7 @@ class Study:
             runs = self.ends(frame, diverged) if epoch is None else frame[frame["epoch"] == epoch]
         within = [name for name in ("method", *self.vary) if name != self.by]
         within = [name for name in within if runs[name].nunique(dropna=False) > 1]
-        baseline = _in_frame(self.by, self.baseline.get(self.by, getattr(self.base, self.by)))
+        baseline = as_number_or_text(self.by, self.baseline.get(self.by, getattr(self.base, self.by)))
         return stats.compare(runs, by=self.by, baseline=baseline, within=within, value=value, **options)
 
     def table(self, frame: pandas.DataFrame, values: Sequence[str] = ("test_error",)) -> pandas.DataFrame:
@@ -310,10 +329,3 @@ class Study:
     ) -> str:
         """What the comparisons say of the claim that all cells are ``claimed`` (better, worse, equivalent)."""
         return stats.decide(self.compare(frame, value, **options)["verdict"], claimed)
-
-
-def _in_frame(field: str, value: Any) -> Any:
-    """A field's value as a frame of records has it."""
-    if field == "grad_clip" and value is None:
-        return math.inf
-    return " ".join(map(str, value)) if isinstance(value, tuple | list) else value

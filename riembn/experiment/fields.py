@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Epochs", "Flag", "Kind", "Name", "Number", "Options", "OptionsKind", "Whole", "declared", "written"]
+__all__ = [
+    "Epochs",
+    "Flag",
+    "Kind",
+    "Name",
+    "Number",
+    "Options",
+    "OptionsKind",
+    "Whole",
+    "declared",
+    "listed",
+    "written",
+]
 
 
 class Options(Mapping[str, Any]):
@@ -217,7 +229,12 @@ def _named(part: str) -> tuple[str, Any]:
     try:
         return name.strip(), ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return name.strip(), {"true": True, "false": False, "none": None}.get(value.lower(), value)
+        return name.strip(), {"true": True, "false": False, "none": None, "null": None}.get(value.lower(), value)
+
+
+def listed(text: str) -> list[str]:
+    """The values between commas; those within brackets are of one value."""
+    return re.split(r",(?![^\[(]*[\])])", text)
 
 
 def declared(kind: Kind, default: Any = dataclasses.MISSING) -> Any:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..methods import methods
 from .config import RECIPE, RunConfig, acting, digest_of
-from .fields import written
+from .fields import Options, written
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMNS", "MACHINE", "SCHEMA", "Record", "rounded"]
+__all__ = ["COLUMNS", "MACHINE", "SCHEMA", "Record", "as_number_or_text", "rounded"]
 
 SCHEMA = 3
 # Columns that a schema added: records of an older one are read with None in them.
@@ -129,15 +129,10 @@ class Record:
         frame = pandas.DataFrame(
             numbers if numbers["epoch"] else {**dict.fromkeys(COLUMNS, [math.nan]), **start}
         )
-        said: dict[str, Any] = {
-            name: " ".join(map(str, value)) if isinstance(value, list) else value
-            for name, value in self.config.as_dict().items()
-        }
+        said = {name: as_number_or_text(name, value) for name, value in self.config.as_dict().items()}
         how = methods.get(self.config.method)
-        if said["grad_clip"] is None and how and "grad_clip" in acting(how, said):
-            said["grad_clip"] = math.inf  # no bound: a value to group by, where NaN means no such thing
-        said |= {name: math.nan for name in _OPTIONAL_NUMBERS if said[name] is None}
-        said |= {name: written(value) for name, value in said.items() if isinstance(value, dict)}
+        if self.config.grad_clip is None and not (how and "grad_clip" in acting(how, self.config.as_dict())):
+            said["grad_clip"] = math.nan
         said |= {"digest": self.digest, "status": self.status}
         for place, (name, value) in enumerate(said.items()):
             frame.insert(place, name, value)
@@ -198,6 +193,17 @@ class Record:
         """Of everything that was measured, so that an altered number is noticed."""
         told = [self.status, self.diverged_step, self.predictions, dict(self.environment), dict(self.columns)]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def as_number_or_text(field: str, value: Any) -> Any:
+    """A field's value as a frame has it: infinite for no bound, NaN for no number, text for several values."""
+    if isinstance(value, Mapping):
+        return written(Options(value).plain())
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    if value is None and field in _OPTIONAL_NUMBERS:
+        return math.inf if field == "grad_clip" else math.nan  # a value to group by, where NaN means no such thing
+    return value
 
 
 def rounded(value: float | int | None) -> float | int | None:

@@ -178,7 +178,7 @@ def read_record(path: Path) -> Record:
     """A record from its file; a damaged one is a ValueError that names the file."""
     try:
         return Record.from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"Store: {path} is no record that can be read: {error}. Restore it, or remove it to run it again."
         ) from error

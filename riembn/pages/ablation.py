@@ -50,7 +50,7 @@ UNITS = {"grad_clip": "loss a radian"}
 
 def value_text(value: Any) -> str:
     """A field's value as a reader knows it: none for no bound."""
-    if value is None or (isinstance(value, float) and math.isinf(value)):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -68,7 +68,7 @@ def design(study: Study, frame: pd.DataFrame) -> None:
     for method, runs in frame.groupby("method", sort=False):
         row: dict[str, Any] = {"method": look(str(method)).label}
         for name in study.vary:
-            row[FIELDS.get(name, name)] = ", ".join(value_text(v) for v in dict.fromkeys(runs[name]))
+            row[FIELDS.get(name, name)] = ", ".join(dict.fromkeys(map(value_text, runs[name])))
         row["rates"] = ", ".join(f"{rate:g}" for rate in sorted(set(runs["lr"])))
         row["seeds"] = runs["seed"].nunique()
         row["runs"] = runs["digest"].nunique()
@@ -109,6 +109,8 @@ def ablation(
     ends = study.ends(frame) if ends is None else ends
     labels = {**MEASURES, **(labels or {})}
     varied = next((n for n in study.vary), "method")
+    if ends[varied].isna().any():  # no number; NaN has no place on an axis
+        ends = ends.assign(**{varied: ends[varied].astype(object).fillna("none")})
     methods = list(dict.fromkeys(ends["method"]))
     order = list(dict.fromkeys(ends[varied])) if varied == "method" else sorted(
         set(ends[varied]), key=lambda v: (isinstance(v, str), v)

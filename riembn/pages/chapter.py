@@ -212,6 +212,8 @@ def _accept(value: Any, hint: Any, choices: tuple[Any, ...]) -> Any:
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError(f"expected a list with at least one entry{_of(inside)}")
         return [_accept(entry, inside[0] if inside else type(entry), choices) for entry in value]
+    if hint is tuple and type(value) is list:
+        value = tuple(value)
     if hint is float and type(value) is int:
         value = float(value)
     if hint is float and type(value) is float and not math.isfinite(value):

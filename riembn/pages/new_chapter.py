@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from riembn.experiment import preset
 from riembn.experiment.config import FIELDS, acts
+from riembn.experiment.fields import Options
 from riembn.experiment.files import write_whole
 
 __all__ = ["copied_chapter", "new_chapter"]
@@ -49,7 +51,7 @@ Say in two or three sentences what a reader should keep.
 Run it again with other values:
 
 ```bash
-papermill book/{name}.ipynb out.ipynb -p profile smoke -p values "{values}"
+papermill book/{name}.ipynb out.ipynb -p profile smoke -p values {values}
 ```"""
 
 
@@ -68,7 +70,7 @@ def new_chapter(
         vary: One field of `riembn.RunConfig`, or ``method``, and its values; the first is the baseline.
         root: The repository.
         start: The preset that it starts from.
-        plugin: A file whose additions it uses, relative to ``root``; see `riembn.additions.load_plugin`.
+        plugin: A file whose additions it uses, within ``root``; see `riembn.additions.load_plugin`.
 
     Returns:
         The notebook.
@@ -84,7 +86,16 @@ def new_chapter(
     config = preset(start)
     if field != "method" and not acts(config, field):
         raise ValueError(f"new-chapter: {field} does not act on {config.method}; give another --preset.")
-    plain = [config.replace(**{field: value}).as_dict()[field] for value in values]  # refuses what a run would
+    if field in ("seed", "code"):
+        raise ValueError(f"new-chapter: {field} is not varied; give another field, seeds are a chapter's own.")
+    plain = [_plain(getattr(config.replace(**{field: value}), field)) for value in values]  # refuses what a run would
+    if any(plain.count(value) > 1 for value in plain):
+        raise ValueError(f"new-chapter: {field}={plain} has a value twice; give each once.")
+    if plugin is not None:
+        plugin = (root / plugin).resolve()
+        if not plugin.is_relative_to(root.resolve()):
+            raise ValueError(f"new-chapter: {plugin} is not in {root}; put it there, so that the chapter goes with it.")
+        plugin = plugin.relative_to(root.resolve()).as_posix()
     stem = _free_stem(name, root)
     return _written(stem, _notebook(name, _cells(stem, field, plain, start, plugin)), root)
 
@@ -119,6 +130,11 @@ def copied_chapter(name: str, source: str, *, root: Path) -> Path:
     return _written(stem, notebook, root)
 
 
+def _plain(value: Any) -> Any:
+    """A value as a notebook's cell has it."""
+    return value.plain() if isinstance(value, Options) else value
+
+
 def _free_stem(name: str, root: Path) -> str:
     """The next number and the name, if both can be had."""
     if not re.fullmatch(r"[a-z][a-z-]*[a-z]", name):
@@ -141,8 +157,7 @@ def _cells(
     stem: str, field: str, values: list[Any], start: str, plugin: str | Path | None
 ) -> list[tuple[str, str, list[str]]]:
     """Kind, text and tags of each cell."""
-    kinds = {type(v) for v in values if v is not None}
-    kind = {float: "float", int: "int", bool: "bool"}.get(next(iter(kinds)), "str") if len(kinds) == 1 else "str"
+    (kind,) = {type(v).__name__ for v in values if v is not None}
     optional = any(v is None for v in values)
     hint = f"list[Optional[{kind}]]" if optional else f"list[{kind}]"
     say = {
@@ -150,7 +165,7 @@ def _cells(
         "field": field,
         "baseline": repr(values[0]),
         "name": stem,
-        "values": repr(values).replace('"', "'"),
+        "values": shlex.quote(text if '"' in (text := repr(values)) else text.replace("'", '"')),
     }
     imports = "from typing import Optional\n\n" if optional else ""
     parameters = (
@@ -159,7 +174,7 @@ def _cells(
         "seeds: list[int] = [0, 1, 2]  # one run a seed and value\n"
         "jobs: int = 2  # runs side by side, where records are missing"
     )
-    load = f'load_plugin("{plugin}")\n' if plugin else ""
+    load = f'load_plugin(chapter.repository("load_plugin") / {json.dumps(str(plugin))})\n' if plugin else ""
     from_file = "from riembn.additions import load_plugin\n" if plugin else ""
     checks = (
         f"import riembn\nfrom riembn import pages\n{from_file}from riembn.pages import chapter\n\n"
