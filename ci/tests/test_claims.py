@@ -622,6 +622,7 @@ def test_every_claim_is_decided_by_the_runs_of_the_designs():
 
 def test_verdicts_on_the_committed_records_are_their_numbers():
     frame = Store(RECORDS).frame()
+    frame = frame[frame["width"] != 0.125]  # the runs at preset rates; those of the blocks are tuned
     found = {verdict.key: verdict for verdict in judge(frame)}
     cell = frame[(frame["network"] == "vgg-11") & (frame["epoch"] == frame["epochs"])]
     released = cell[(cell["alpha"].isin([0.0, 0.1])) & (cell["rest_lr"].isna() | (cell["rest_lr"] == 0.01))]

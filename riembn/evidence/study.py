@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..experiment.config import FIELDS, KINDS, RunConfig, refuse_idle
 from ..experiment.record import COLUMNS, as_number_or_text
 from ..experiment.store import Store, tidy
+from ..methods import methods as known_methods
 from ..training.sweep import sweep
 from . import stats
 
@@ -35,7 +36,8 @@ class Study:
         vary: Values of fields of the configuration, all combinations of which are run. ``{"alpha": [0, 0.1]}``.
             Methods have an argument of their own, and so have seeds.
         methods: Names in `riembn.methods`, run with all of these; None for the base's own.
-        settings: Fields that are set by method, over the base's: ``{"psi-sgd": {"lr": 0.1}}``.
+        settings: Fields that are set by method, over the base's: ``{"psi-sgd": {"lr": 0.1}}``. A method other than the
+            base's has its own learning rate unless one is given here.
         baseline: The values of varied fields, or the method, that the others are compared with.
         seeds: Whole numbers, at least two.
         tune: For each method (or for all, under ``"*"``) the grid: a mapping of fields to values, whose combinations
@@ -124,8 +126,8 @@ class Study:
         return found
 
     def _config(self, cell: Mapping[str, Any], **more: Any) -> RunConfig:
-        fields = {**self.settings.get(cell["method"], {}), **cell, **more}
-        return self.base.replace(**fields)
+        own = {} if cell["method"] == self.base.method else {"lr": known_methods[cell["method"]].lr}
+        return self.base.replace(**{**own, **self.settings.get(cell["method"], {}), **cell, **more})
 
     def _tries(self, cell: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The grid of a cell, a dictionary a try; one empty try where nothing is tuned."""
