@@ -402,12 +402,12 @@ def test_lists_take_at_most_three_times_the_weights_whatever_their_shape(method,
 
 def test_import_takes_little_more_than_torch(tmp_path):
     code = (
-        "import sys, time, torch; "
+        "import sys, time; start = time.process_time(); import torch; torchs = time.process_time() - start; "
         f"sys.dont_write_bytecode, sys.pycache_prefix = False, {str(tmp_path)!r}; "  # the first run compiles
-        "start = time.process_time(); import riembn; print(time.process_time() - start)"
+        "start = time.process_time(); import riembn; print((time.process_time() - start) / torchs)"
     )
-    times = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(4)]
-    assert min(times) < 0.05  # of the processor, so whatever else the machine does
+    shares = [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(4)]
+    assert min(shares) < 0.1  # of the processor's time for torch, so whatever the machine is and does
 
 
 @methods

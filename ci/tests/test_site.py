@@ -207,7 +207,7 @@ def test_numbers_of_a_figure_are_those_of_its_file(reader: Reader) -> None:
     link = page.locator("#fig-glance .riembn-data a").first
     text = page.evaluate("async (url) => (await fetch(url)).text()", link.evaluate("a => a.href"))
     rows = list(csv.DictReader(io.StringIO(text)))
-    axis = "test error minus that of SGD, percentage points"
+    axis = "test error minus that of SGD, points"
     estimates = {row["series"]: row for row in rows if row["kind"] == "estimate"}
     assert set(estimates) == {"SGD-G", "Adam-G", "PSI-SGD"}
     plot = page.locator("#fig-glance .riembn-plot")
