@@ -51,7 +51,7 @@ def build_optimizer(
 
     Logs once, by ``logging.getLogger("riembn")``, how much of the network is on the manifold.
 
-    A method that brings weight vectors to unit length leaves what a trained network computes as it is, in training
+    A method that brings weight rows to unit length leaves what a trained network computes as it is, in training
     and in evaluation: running statistics of BatchNorm follow the lengths, its scales what eps makes of them.
 
     Args:
@@ -72,7 +72,7 @@ def build_optimizer(
         rest_weight_decay: Decay of the rest's weights; biases and normalization scales have none, as in the paper.
         rest_options: Further options of the rest's optimizer, by its own names.
         layer_lr: Factors of the learning rates by parameter name: a mapping of patterns as in a shell, of which the
-            first that fits counts (1 where none does), or a function. A bias that belongs to its weight's vectors
+            first that fits counts (1 where none does), or a function. A bias that belongs to its weight's rows
             has its weight's.
         **overrides: Hyper-parameters of the method by their own names: ``lr``, ``momentum``, ``betas``, ``eps``,
             ``grad_clip``, ``alpha``; and ``foreach``, ``fused``, ``maximize``, which go to the rest as well (a
@@ -208,13 +208,13 @@ def _are_weights(group: Mapping[str, Any]) -> bool:
 def _say_how_much(model: nn.Module, found: Split) -> None:
     total = sum(p.numel() for p in model.parameters())
     held = sum(p.numel() for _, p in found.invariant)
-    vectors = sum(e.rows for e in found.values())
+    rows = sum(e.rows for e in found.values())
     others = sum(e.parameter.shape[0] for e in found.values() if not e.invariant and e.parameter.dim() > 1)
     said = (
         f"riembn: {held:,} of {total:,} parameters of {type(model).__name__} ({held / total:.0%}) are on the manifold, "
-        f"{vectors:,} of {vectors + others:,} weight vectors"
+        f"{rows:,} of {rows + others:,} weight rows"
     )
-    if held < _FEW * total or vectors < _FEW * (vectors + others):
+    if held < _FEW * total or rows < _FEW * (rows + others):
         _LOG.warning("%s, so the method can change little; print riembn.split(model, input) to see why", said)
     else:
         _LOG.info("%s", said)
@@ -222,7 +222,7 @@ def _say_how_much(model: nn.Module, found: Split) -> None:
 
 @contextmanager
 def _same_evaluation(model: nn.Module, found: Split) -> Iterator[None]:
-    """Let running statistics follow weight vectors that are brought to unit length inside."""
+    """Let running statistics follow weight rows that are brought to unit length inside."""
     if are_fresh(model):
         yield
         return
@@ -247,7 +247,7 @@ def _same_evaluation(model: nn.Module, found: Split) -> Iterator[None]:
         statistics.write(model)
         if not statistics.change < _NOTICEABLE:
             _LOG.warning(
-                "riembn: with unit weight vectors the evaluation output of %s changes by %.1e of its size; "
+                "riembn: with unit weight rows the evaluation output of %s changes by %.1e of its size; "
                 "statistics could not be carried over exactly, or a normalization without any has a large eps",
                 name,
                 statistics.change,

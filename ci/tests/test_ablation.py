@@ -54,7 +54,7 @@ def test_complete_study_gives_figure_comparisons_and_verdict(study, store, page)
     found = pages.outcome(study, store, ["test_error", "rise"], block="Z", name="clip", claimed="worse")
     page = "\n".join(page)
     assert list(found["verdict"]) == list(study.compare(study.frame(store))["verdict"])
-    assert 'id="fig-clip"' in page and "clipping threshold ν, loss a radian" in page
+    assert 'id="fig-clip"' in page and "clipping threshold ν, loss per radian" in page
     assert "Verdict, at preset rates: undecided" in page
     assert "worse in test error than at clipping threshold ν = 0.1" in page
 

@@ -604,7 +604,7 @@ def test_it_is_said_how_much_is_on_the_manifold(caplog):
     caplog.set_level(logging.INFO, logger="riembn")
     made("sgd-g")
     assert [r.getMessage() for r in caplog.records] == [
-        "riembn: 486 of 901 parameters of Sequential (54%) are on the manifold, 14 of 17 weight vectors"
+        "riembn: 486 of 901 parameters of Sequential (54%) are on the manifold, 14 of 17 weight rows"
     ]
     assert caplog.records[0].levelno == logging.INFO
 
@@ -613,7 +613,7 @@ def test_it_is_said_how_much_is_on_the_manifold(caplog):
     "head, vectors",
     [
         ([nn.Linear(216, 20, bias=False)], "6 of 26"),  # few of the numbers
-        ([nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(1, 200, bias=False)], "6 of 206"),  # few of the vectors
+        ([nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(1, 200, bias=False)], "6 of 206"),  # few of the rows
     ],
 )
 def test_a_network_with_next_to_nothing_on_the_manifold_is_told(head, vectors, caplog):
@@ -621,7 +621,7 @@ def test_a_network_with_next_to_nothing_on_the_manifold_is_told(head, vectors, c
     riembn.build_optimizer(model, example()[0], "sgd-g")
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     (said,) = [message for message in warned if "on the manifold" in message]
-    assert f"{vectors} weight vectors, so the method can change little" in said and "\n" not in said
+    assert f"{vectors} weight rows, so the method can change little" in said and "\n" not in said
 
 
 def test_types_name_every_method_and_rest():

@@ -1,4 +1,4 @@
-"""A weight and its bias are one vector where split says so: on the sphere, in the step, in state and in probes."""
+"""A weight and its bias are one row where split says so: on the sphere, in the step, in state and in probes."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ METHODS = {
     "adam-g": (AdamG, dict(lr=0.05, betas=(0.9, 0.99), eps=1e-8, grad_clip=0.1)),
     "psi-sgd": (PSISGD, dict(lr=0.05, momentum=0.9)),
 }
-# shape of the weight, its layout, and its output channels of one vector as slices of weight and bias
+# shape of the weight, its layout, and its output channels of one row as slices of weight and bias
 PAIRS = [
     ((5, 7), Layout(row_dim=0, conv_groups=1, channels_per_row=1), 5),
     ((4, 3, 3, 3), Layout(row_dim=0, conv_groups=1, channels_per_row=2), 4),
@@ -296,7 +296,7 @@ def test_bad_pairs_are_refused_in_one_line_and_change_nothing():
             r"bias of shape \(3,\) does not belong to a weight of shape \(4, 3\)",
         ),
         ([weight, nn.Parameter(torch.randn(4).double())], "is torch.float32 on cpu, its bias torch.float64"),
-        ([bias, bias.detach().clone()], "no stack of weight vectors"),
+        ([bias, bias.detach().clone()], "no stack of weight rows"),
         ([zero, zero_bias], "row 0 of parameter number 0 of its group with its bias, shape .* has norm 0"),
     ]
     for params, message in cases:

@@ -91,8 +91,8 @@ LAYERS: list[Any] = [
     (lambda: [nn.Conv2d(4, 6, 3), nn.SiLU(), nn.BatchNorm2d(6)], IMAGE, "no: passes through SiLU"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.ReLU6(), nn.BatchNorm2d(6)], IMAGE, "no: passes through ReLU6"),
     (lambda: [nn.Conv2d(4, 6, 3), nn.Tanh(), nn.BatchNorm2d(6)], IMAGE, "no: passes through Tanh"),
-    # A vector of one entry knows only its sign.
-    (lambda: [nn.Conv2d(4, 4, 1, groups=4), nn.BatchNorm2d(4)], IMAGE, "no: one entry a vector"),
+    # A row of one entry knows only its sign.
+    (lambda: [nn.Conv2d(4, 4, 1, groups=4), nn.BatchNorm2d(4)], IMAGE, "no: one entry a row"),
 ]
 
 
@@ -304,7 +304,7 @@ def test_vector_of_zeros_stays_in_the_rest() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
     nn.init.zeros_(model[0].weight[2])
     assert verdict(split(model, batch(8, 4)), "0.weight").startswith(
-        "no: invariant, but one of its vectors is zero"
+        "no: invariant, but one of its rows is zero"
     )
 
 
@@ -358,7 +358,7 @@ def test_weights_tied_across_layouts_are_refused() -> None:
 
     result = split(Autoencoder(), batch(*IMAGE))
     assert verdict(result, "encode.weight").startswith(
-        "no: refused: shared by layers that read its vectors diff"
+        "no: refused: shared by layers that read its rows diff"
     )
 
 
@@ -484,7 +484,7 @@ def test_queries_and_keys_in_one_tensor_with_values_are_partly_invariant() -> No
             )
 
     assert verdict(split(Fused(), batch(4, 5, 8)), "qkv.weight") == (
-        "no: only 4 of its 6 vectors are invariant (output channels 0–15 of 24): split the layer there to use them"
+        "no: only 4 of its 6 rows are invariant (output channels 0–15 of 24): split the layer there to use them"
     )
 
 
@@ -632,7 +632,7 @@ def test_table_and_dataframe_say_the_same() -> None:
     lines = str(result).splitlines()
     assert lines[0].split() == "parameter shape granularity invariant reason error own eps".split()
     assert "layer.weight" in lines[2] and "6×4" in lines[2] and "channel" in lines[2]
-    assert "1 of 6 parameters, 6 weight vectors" in lines[-2]
+    assert "1 of 6 parameters, 6 weight rows" in lines[-2]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_split_is_a_mapping_of_names(network: nn.Module, found: Split) -> None:
 
 def test_repr_is_one_short_line(found: Split) -> None:
     assert repr(found) == (
-        '<Split: rule "invariant": 3 of 10 parameters, 12 weight vectors, 60.0 % of 110 numbers>'
+        '<Split: rule "invariant": 3 of 10 parameters, 12 weight rows, 60.0 % of 110 numbers>'
     )
     assert repr(found["3.weight"]) == "<3.weight 6×6: channel, in front of BatchNorm>"
 

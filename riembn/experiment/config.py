@@ -98,7 +98,7 @@ class RunConfig:
         momentum: Of the manifold part; for ``adam-g`` it is beta1, for ``sgd`` that of all parameters.
         rest_momentum: Momentum of everything that is not on the manifold, where ``rest`` is ``sgd``.
         nesterov: Nesterov's momentum, of ``sgd`` and of the rest; false for heavy ball.
-        grad_clip: Bound on the norm of a weight row's gradient, loss a radian; None for none.
+        grad_clip: Bound on the norm of a weight row's gradient, loss per radian; None for none.
         alpha: Strength of the orthogonality regularizer L^O.
         beta2: Decay of Adam-G's second moment.
         options: Further options of the method, by its own names.

@@ -1,4 +1,4 @@
-"""How a weight tensor is read as a stack of weight vectors, one a row.
+"""How a weight tensor is read as a stack of weight rows.
 
 `Layout` names the three values that say it. They are plain, so that they can live in an optimizer's param group and
 in its state dict, under these names:
@@ -10,9 +10,9 @@ in its state dict, under these names:
     input dimension. 1 everywhere else: a grouped convolution already has one row an output channel.
 ``channels_per_row``
     How many consecutive output channels share one length: 1 in front of BatchNorm, ``out/groups`` in front of
-    ``GroupNorm(groups)``, None (all of them: the tensor is one vector) in front of LayerNorm and RMSNorm.
+    ``GroupNorm(groups)``, None (all of them: the tensor is one row) in front of LayerNorm and RMSNorm.
 
-Where only weight and bias together are one vector, its bias entries stand behind its weight entries.
+Where only weight and bias together are one row, its bias entries stand behind its weight entries.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Layout", "from_rows", "to_rows"]
 
 
 class Layout(NamedTuple):
-    """How the weight vectors of a tensor lie in it; the three values are as the module says.
+    """How the weight rows of a tensor lie in it; the three values are as the module says.
 
     Every method raises ValueError if the tensor has fewer than two dimensions or does not divide into such rows.
     """
@@ -65,12 +65,12 @@ class Layout(NamedTuple):
         return view, tuple(d for d in range(view.dim()) if d not in kept)
 
     def row_count(self, weight: Tensor) -> int:
-        """How many weight vectors the tensor holds."""
+        """How many weight rows the tensor holds."""
         channels = self.channels(weight)
         return 1 if self.channels_per_row is None else channels // self.channels_per_row
 
     def rows(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The weight vectors, each followed by its entries of ``bias`` if that is given, as the rows of a matrix.
+        """The weight rows, each followed by its entries of ``bias`` if that is given, as the rows of a matrix.
 
         Args:
             weight: Any tensor of two or more dimensions.
@@ -123,7 +123,7 @@ class Layout(NamedTuple):
         shape = tuple(weight.shape)
         if weight.dim() < 2:
             raise ValueError(
-                f"Layout: a weight of shape {shape} is no stack of weight vectors, which has two or more "
+                f"Layout: a weight of shape {shape} is no stack of weight rows, which has two or more "
                 "dimensions; leave biases and normalization scales to another optimizer."
             )
         if not 0 <= row_dim < weight.dim():
@@ -158,7 +158,7 @@ class Layout(NamedTuple):
 def to_rows(
     weight: Tensor, *, row_dim: int = 0, conv_groups: int = 1, channels_per_row: int | None = 1
 ) -> Tensor:
-    """The weight vectors of a tensor as the rows of a matrix.
+    """The weight rows of a tensor as the rows of a matrix.
 
     Args:
         weight: Any tensor of two or more dimensions; the layout's three values are as the module says.

@@ -1,4 +1,4 @@
-"""Finds the parameters that hold weight vectors, and the layouts in which those may lie."""
+"""Finds the parameters that hold weight rows, and the layouts in which those may lie."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Candidate:
 
     Attributes:
         name: As in ``model.named_parameters()``.
-        layouts: How its vectors may lie, the reading of its own layer first.
+        layouts: How its rows may lie, the reading of its own layer first.
         bias: Name of the bias added to its output, if there is one.
         convolution: Whether a convolution owns it.
         refusal: Why it is not to be measured; empty if it is.
@@ -56,16 +56,16 @@ def _candidate(parameter: nn.Parameter, names: list[str], modules: dict[str, nn.
         _layout(owner) for owner in owners if isinstance(owner, (*_CONVOLUTIONS, *_TRANSPOSED, *_LINEAR))
     }
     # A parameter of no known layer may be read along either dimension, and a known one otherwise than its
-    # layer does: an embedding in front of BatchNorm has one vector a feature, not one a token.
+    # layer does: an embedding in front of BatchNorm has one row a feature, not one a token.
     layouts = [*natural, *(layout for layout in (Layout(0), Layout(1)) if layout not in natural)]
     biased = [
         path for path, owner in zip(paths, owners, strict=True) if getattr(owner, "bias", None) is not None
     ]
     refusal = ""
     if any(isinstance(owner, nn.Bilinear) for owner in owners):
-        refusal = "refused: a bilinear form, not one vector for one input"
+        refusal = "refused: a bilinear form, not one row for one input"
     elif len(natural) > 1:
-        refusal = f"refused: shared by layers that read its vectors differently ({', '.join(names)})"
+        refusal = f"refused: shared by layers that read its rows differently ({', '.join(names)})"
     elif parameter.numel() == 0:
         refusal = "empty"
     elif parameter.is_complex():

@@ -20,9 +20,9 @@ __all__ = ["TOLERANCE", "Point", "Weight"]
 TOLERANCE = 1e-8
 # Relative influence on the output below which a gradient is rounding and says nothing.
 _SILENT = 1e-12
-# Vectors whose slopes are a smaller part than this of what chance would leave may be held up by an eps alone.
+# Rows whose slopes are a smaller part than this of what chance would leave may be held up by an eps alone.
 _NEARLY = 0.02
-# A smaller part of a weight's vectors that is invariant is so by accident of the example.
+# A smaller part of a weight's rows that is invariant is so by accident of the example.
 _A_PART = 0.1
 
 Point = Mapping[str, Radial]
@@ -34,14 +34,14 @@ class Weight:
     """A candidate while it is being measured.
 
     Attributes:
-        candidate: Its name, and how its vectors may lie.
+        candidate: Its name, and how its rows may lie.
         own: The caller's parameters, by name.
         own_point: What the gradients say at the network's own parameters and eps.
         points: What they say elsewhere; it is scale-invariant in a layout only if it is so at every point.
         layout: The finest layout in which it is scale-invariant, or None.
-        joint: Whether it is so only together with its bias, whose entries then belong to its vectors.
+        joint: Whether it is so only together with its bias, whose entries then belong to its rows.
         refusal: Why it does not belong on the manifold, as far as the measurement itself tells.
-        part: The vectors that are scale-invariant, if only some are.
+        part: The rows that are scale-invariant, if only some are.
         fading: Whether it is so but for an eps that is not known as one: its slope fades as it grows.
     """
 
@@ -61,7 +61,7 @@ class Weight:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters that its vectors are made of: it alone, or it and its bias."""
+        """The parameters that its rows are made of: it alone, or it and its bias."""
         return (self.name, self.candidate.bias) if self.joint and self.candidate.bias else (self.name,)
 
     @property
@@ -71,7 +71,7 @@ class Weight:
 
     @property
     def silent(self) -> bool:
-        """Whether it has no slope at any point; with an eps, vectors of one entry have one as well."""
+        """Whether it has no slope at any point; with an eps, rows of one entry have one as well."""
         points = (self.own_point, *self.points)
         return all(p[self.name].total_size < _SILENT for p in points if self.name in p)
 
@@ -84,7 +84,7 @@ class Weight:
         self.layout, self.joint, self.fading, self.refusal = None, False, False, refusal
 
     def doubt(self) -> None:
-        """Suppose one vector an output channel, whatever the gradient says."""
+        """Suppose one row an output channel, whatever the gradient says."""
         self.layout, self.joint = self._natural()[0], False
 
     def suspect(self) -> bool:
@@ -100,7 +100,7 @@ class Weight:
         return self.layout is not None
 
     def fades(self, points: Sequence[Point], growth: float) -> bool:
-        """Whether every vector's slope fades from point to point, by its growth or the square of that."""
+        """Whether every row's slope fades from point to point, by its growth or the square of that."""
         if self.layout is None or len(points) < 2:
             return False
         (first, _), *later = (self._sums(p, self.layout, self.joint) for p in (self.points[0], *points))
@@ -112,9 +112,9 @@ class Weight:
         return True
 
     def edits(self, factors: Tensor) -> dict[str, Edit]:
-        """Multiplies each vector, and its entries of the bias if that belongs to it, by its own factor.
+        """Multiplies each row, and its entries of the bias if that belongs to it, by its own factor.
 
-        Of a weight that is invariant in part, only the vectors of that part.
+        Of a weight that is invariant in part, only the rows of that part.
         """
         layout, names = self.layout or self.candidate.layouts[0], self.names
         if self.part is not None:
@@ -133,7 +133,7 @@ class Weight:
 
     @property
     def rows(self) -> int:
-        """How many vectors the weight has in its layout, or in that of its part."""
+        """How many rows the weight has in its layout, or in that of its part."""
         layout = self.part.layout if self.part else self.layout or self.candidate.layouts[0]
         return layout.row_count(self.own[self.name])
 
@@ -143,13 +143,13 @@ class Weight:
             return ""
         rows = self.layout.rows(*(self.own[name].detach() for name in self.names))
         if rows.shape[1] == 1:
-            return "one entry a vector: a sphere of two points, nothing to learn on it"
+            return "one entry a row: a sphere of two points, nothing to learn on it"
         if not bool(rows.any(1).all()):
-            return "invariant, but one of its vectors is zero and has no direction"
+            return "invariant, but one of its rows is zero and has no direction"
         return ""
 
     def slope(self, *, own: bool = False) -> float | None:
-        """Largest motion of the output, relative to its size, per unit of log-scale of one vector.
+        """Largest motion of the output, relative to its size, per unit of log-scale of one row.
 
         Of the whole tensor, if it is not invariant. None if the output does not depend on it.
 
@@ -164,7 +164,7 @@ class Weight:
         return float(self._sums(point, self.layout, self.joint)[0].max())
 
     def choose_part(self) -> bool:
-        """Find the layout in which most vectors are invariant, though not all; tell if there is one.
+        """Find the layout in which most rows are invariant, though not all; tell if there is one.
 
         Normalized queries and keys in one tensor with values are such a part.
         """
@@ -209,7 +209,7 @@ class Weight:
         return self.own[bias].shape == (channels,) and any(p[bias].total_size for p in self.points if bias in p)
 
     def _tangent(self, layout: Layout, joint: bool) -> Tensor:
-        """Which vectors are orthogonal to their gradients at every point, to rounding."""
+        """Which rows are orthogonal to their gradients at every point, to rounding."""
         held = []
         for point in self.points:
             if self.name in point:
@@ -218,7 +218,7 @@ class Weight:
         return torch.stack(held).all(0)
 
     def _sums(self, point: Point, layout: Layout, joint: bool) -> tuple[Tensor, Tensor]:
-        """|⟨w, ∂L/∂w⟩| of every vector, and the sum of the sizes of its terms, beside which it is to be seen."""
+        """|⟨w, ∂L/∂w⟩| of every row, and the sum of the sizes of its terms, beside which it is to be seen."""
         channel = layout._replace(channels_per_row=1)
         inner, size = point[self.name].inner[channel], point[self.name].size[channel]
         bias = point.get(self.candidate.bias or "") if joint else None
@@ -230,7 +230,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a weight's vectors that are invariant: which of those in a layout, out of how many that count."""
+    """Some of a weight's rows that are invariant: which of those in a layout, out of how many that count."""
 
     layout: Layout
     joint: bool
@@ -240,7 +240,7 @@ class Part:
     def __str__(self) -> str:
         channels = self.found.repeat_interleave(self.layout.channels_per_row or 1)
         return (
-            f"only {int(self.found.sum())} of its {self.of} vectors are invariant{' with their bias' * self.joint} "
+            f"only {int(self.found.sum())} of its {self.of} rows are invariant{' with their bias' * self.joint} "
             f"(output channels {_ranges(channels)} of {len(channels)}): split the layer there to use them"
         )
 

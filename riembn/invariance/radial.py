@@ -1,4 +1,4 @@
-"""What a gradient says about the length of weight vectors: the sums of the terms of ⟨w, ∂L/∂w⟩."""
+"""What a gradient says about the length of weight rows: the sums of the terms of ⟨w, ∂L/∂w⟩."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Radial:
 
     Attributes:
         total, total_size: Over the whole parameter.
-        inner, size: Over each output channel, for every layout with one channel a vector; of a vector, such as a
-            bias, each entry, under None.
+        inner, size: Over each output channel, for every layout with one channel a row; of a 1-D parameter, such
+            as a bias, each entry, under None.
     """
 
     total: float

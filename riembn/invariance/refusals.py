@@ -16,7 +16,7 @@ def refuse(model: nn.Module) -> None:
         # By name, because importing the class takes half a second.
         if type(module).__name__ == "FullyShardedDataParallel":
             raise ValueError(
-                "split: FullyShardedDataParallel keeps flat pieces of the weights, not weight vectors; shard with "
+                "split: FullyShardedDataParallel keeps flat pieces of the weights, not weight rows; shard with "
                 f"torch.distributed.fsdp.fully_shard instead, and {_WHOLE}"
             )
         if isinstance(module, torch.jit.ScriptModule):

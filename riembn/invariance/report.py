@@ -28,14 +28,14 @@ class Entry:
 
     Attributes:
         name, parameter: As in ``model.named_parameters()``.
-        invariant: Whether its weight vectors are scale-invariant (or, with the paper's rule, chosen).
-        reason: Why; for an invariant weight, what a weight vector is.
+        invariant: Whether its weight rows are scale-invariant (or, with the paper's rule, chosen).
+        reason: Why; for an invariant weight, what a weight row is.
         error: How much the output (or the loss) moves, relative to its size, per unit of log-scale: the
-            largest value over the weight vectors. Rounding for an invariant weight; None if not measured.
+            largest value over the weight rows. Rounding for an invariant weight; None if not measured.
         own_eps: The same with the network's own eps, at its own parameters.
-        layout: How the weight vectors lie, see `riembn.geometry.Layout`.
-        rows: How many weight vectors; 0 for a parameter that is not invariant, and for a bias that its
-            weight's vectors go on in.
+        layout: How the weight rows lie, see `riembn.geometry.Layout`.
+        rows: How many weight rows; 0 for a parameter that is not invariant, and for a bias that its
+            weight's rows go on in.
         partner: For a weight that is invariant only together with its bias, the name of the bias; for that
             bias, the weight's. Both are `invariant`.
     """
@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def granularity(self) -> str:
-        """What one weight vector spans: "channel", "4 channels", "whole tensor"; "" in the rest.
+        """What one weight row spans: "channel", "4 channels", "whole tensor"; "" in the rest.
 
         With " + bias" where the bias belongs to it; and "its weight's" for that bias.
         """
@@ -77,7 +77,7 @@ class Split(Mapping[str, Entry]):
     Attributes:
         entries: One for every parameter.
         rule: The rule that decided.
-        change: Largest relative change of the output when all invariant weight vectors were multiplied at
+        change: Largest relative change of the output when all invariant weight rows were multiplied at
             once by independent random factors in [64, 1024], without eps; None if nothing was measured.
         own_eps_change: The same for factors in [1/4, 4] and the network's own eps: what eps costs.
         random: Whether forward draws random numbers that change the output, dropout and stochastic depth aside:
@@ -106,7 +106,7 @@ class Split(Mapping[str, Entry]):
 
     @property
     def invariant(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters whose weight vectors belong on the manifold, biases that are part of them too."""
+        """Names and parameters whose weight rows belong on the manifold, biases that are part of them too."""
         return [(e.name, e.parameter) for e in self.entries if e.invariant]
 
     @property
@@ -135,7 +135,7 @@ class Split(Mapping[str, Entry]):
 
         Args:
             keep: A pattern of names as in a shell ("layer1.*", "*.conv?.weight"), or a function of an entry.
-                A weight and the bias that belongs to its vectors stay together.
+                A weight and the bias that belongs to its rows stay together.
 
         Returns:
             A Split of what is kept; its changes are still those of the whole network.
@@ -261,7 +261,7 @@ class Split(Mapping[str, Entry]):
         share = 100 * chosen / total if total else 0.0
         return (
             f'rule "{self.rule}": {len(self.invariant)} of {len(self)} parameters, '
-            f"{sum(e.rows for e in self.entries)} weight vectors, {share:.1f} % of {total:,} numbers"
+            f"{sum(e.rows for e in self.entries)} weight rows, {share:.1f} % of {total:,} numbers"
         )
 
 

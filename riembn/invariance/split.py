@@ -43,8 +43,8 @@ def split(
 
     .. math:: L(\ldots, c_i w_i, \ldots) = L(\ldots, w_i, \ldots) \quad\text{for every } c_i > 0
 
-    A weight vector is scale-invariant when the training-mode output (or loss) does not change as it is
-    multiplied by a positive factor. One pass with gradients proposes the vectors, because
+    A weight row is scale-invariant when the training-mode output (or loss) does not change as it is
+    multiplied by a positive factor. One pass with gradients proposes the rows, because
     :math:`\langle w_i, \partial L/\partial w_i\rangle = 0` for every invariant one; a second multiplies all
     of them by independent random factors and decides. Only what fails there is narrowed down. The
     measurement is made in float64 on a copy without eps, dropout and stochastic depth, and with parameters
@@ -69,11 +69,11 @@ def split(
             enough for every loss and necessary for a generic one.
 
     Returns:
-        A `Split`. Its granularity is the finest that is invariant: one vector an output channel in front of
+        A `Split`. Its granularity is the finest that is invariant: one row an output channel in front of
         BatchNorm, one a group in front of GroupNorm, the whole tensor in front of LayerNorm. A weight that is
-        invariant only together with its bias is listed with it, and their vectors with the bias's entries:
-        in front of LayerNorm, or with a ReLU before BatchNorm. A weight that is invariant in some vectors
-        only, or whose vectors have one entry, is in the rest.
+        invariant only together with its bias is listed with it, and their rows with the bias's entries:
+        in front of LayerNorm, or with a ReLU before BatchNorm. A weight that is invariant in some rows
+        only, or whose rows have one entry, is in the rest.
 
     Raises:
         TypeError: If ``model`` is no module.

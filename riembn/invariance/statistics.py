@@ -1,4 +1,4 @@
-"""Carries the running statistics of a trained network over to weight vectors of unit length."""
+"""Carries the running statistics of a trained network over to weight rows of unit length."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Carried:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What the running statistics of a network become when all its invariant weight vectors get unit length.
+    """What the running statistics of a network become when all its invariant weight rows get unit length.
 
     Attributes:
         norms: Those of every normalization that has any.
@@ -62,7 +62,7 @@ class Statistics:
 
     @torch.no_grad()
     def write(self, model: nn.Module) -> None:
-        """Write them into the network, whose vectors have unit length by now."""
+        """Write them into the network, whose rows have unit length by now."""
         for norm in self.norms:
             module: Any = model.get_submodule(norm.module)
             for buffer, value in zip(_buffers(module), norm.after, strict=True):
@@ -78,10 +78,10 @@ def are_fresh(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def carried_over(twin: Twin, entries: Iterable[Entry]) -> Statistics:
-    """Measure what the input of every normalization does when the invariant vectors get unit length.
+    """Measure what the input of every normalization does when the invariant rows get unit length.
 
     In training mode and without eps no normalization's output changes then, so each sees the effect of the
-    vectors that feed it, whatever lies between: :math:`x \\mapsto cx + d` in every channel, with ``d`` what a bias
+    rows that feed it, whatever lies between: :math:`x \\mapsto cx + d` in every channel, with ``d`` what a bias
     keeps. Hence the mean :math:`m \\mapsto cm + d` and the variance :math:`v \\mapsto c^2 v`.
 
     Two passes measure that, in which scales and shifts of normalizations are moved so that no channel is silent;

@@ -188,7 +188,7 @@ class Trial:
         self._halve(fading, kept, _SMALL)
 
     def _look_for_parts(self, doubtful: list[Weight]) -> None:
-        """Weights of which some vectors are invariant, confirmed by rescaling those."""
+        """Weights of which some rows are invariant, confirmed by rescaling those."""
         parted = [w for w in doubtful if w.reached and w.choose_part()]
         if parted and self._affordable(2):
             _, points = self._changed(self._rescaled(parted, _FAR), gradients=True)
@@ -210,7 +210,7 @@ class Trial:
             )
 
     def _rescaled(self, weights: Iterable[Weight], span: tuple[float, float]) -> dict[str, Edit]:
-        """Independent factors, log-uniform in the span, for every vector.
+        """Independent factors, log-uniform in the span, for every row.
 
         Continuous, so that no two of them cancel by chance: a pair of layers that only share a scale cannot
         pass. Powers of two would be free of rounding, but collide.

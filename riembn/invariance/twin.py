@@ -44,7 +44,7 @@ class Twin:
         example_input: A tensor, a tuple of positional arguments, a dict of keyword arguments, or whatever the
             model takes as its one argument.
         loss: Maps the model's output to a scalar tensor; None compares the whole output.
-        layouts: Of which parameters the gradient is wanted, and how their vectors may lie.
+        layouts: Of which parameters the gradient is wanted, and how their rows may lie.
 
     Attributes:
         generic: Whether parameters and inputs are moved off special values (zeros, constants) at which a weight

@@ -78,7 +78,7 @@ def he_normal_(model: nn.Module) -> None:
     """Draw every linear and convolutional weight from a truncated normal of variance 2/fan-in; zero biases.
 
     The normal is cut at two standard deviations, as TensorFlow does, and widened so that the variance is
-    2/fan-in after the cut: a weight vector has squared norm 2 on average.
+    2/fan-in after the cut: a weight row has squared norm 2 on average.
     """
     two_sigma_variance = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
     for module in model.modules():

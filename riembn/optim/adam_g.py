@@ -1,4 +1,4 @@
-"""Adam-G: steps on the sphere by an angle that one second moment a weight vector sets."""
+"""Adam-G: steps on the sphere by an angle that one second moment a weight row sets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOST = torch.device("cpu")
 
 
 class AdamG(RowOptimizer):
-    r"""Adam on the sphere of each weight vector, with one second moment a vector (Adam-G).
+    r"""Adam on the sphere of each weight row, with one second moment a row (Adam-G).
 
     With :math:`y` and the clipped Riemannian gradient :math:`\hat h` as in `SGDG`, at step t:
 
@@ -35,12 +35,12 @@ class AdamG(RowOptimizer):
 
     Args:
         params: As for `SGDG`; rows are brought to unit norm here, and again at each step.
-        lr: Learning rate, in radians: the first step turns every vector by ``lr`` (up to eps), and with the
+        lr: Learning rate, in radians: the first step turns every row by ``lr`` (up to eps), and with the
             default betas no later one by much more than ``2.35 * lr``.
         betas: Decay rates of the first and the second moment, each in [0, 1).
         eps: Added to the second moment, inside the root, beside the moment that is not yet corrected for its
             start at zero.
-        grad_clip: Largest norm of a weight row's Riemannian gradient, loss a radian; None for no clipping.
+        grad_clip: Largest norm of a weight row's Riemannian gradient, loss per radian; None for no clipping.
         alpha: Weight of the orthogonality regularizer, as for `SGDG`.
         foreach: As for `SGDG`.
         fused: As for `SGDG`.
@@ -50,9 +50,9 @@ class AdamG(RowOptimizer):
         ValueError: For a hyper-parameter out of range, a parameter of fewer than two dimensions, a row that
             is zero or not finite. Nothing is changed then.
 
-    Unlike `torch.optim.Adam`, v is one number a weight vector, not one an entry, so a step does not depend on
+    Unlike `torch.optim.Adam`, v is one number a weight row, not one an entry, so a step does not depend on
     the basis of the input; and eps stands inside the root. Without clipping, a gradient norm above 1.8e19
-    overflows v in float32 and stops that vector. State: ``exp_avg`` in the parameter's shape, ``exp_avg_sq``
+    overflows v in float32 and stops that row. State: ``exp_avg`` in the parameter's shape, ``exp_avg_sq``
     of shape ``(rows,)``, ``step``. Another optimizer of this name, in the package pytorch_optimizer, is a
     different algorithm.
 

@@ -1,4 +1,4 @@
-"""PSI-SGD: steps measured in units of the weight vector itself, whose length is kept but ignored."""
+"""PSI-SGD: steps measured in units of the weight row itself, whose length is kept but ignored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PSISGD"]
 class PSISGD(RowOptimizer):
     r"""Stochastic gradient descent on the manifold of positively scale-invariant weights (PSI-SGD).
 
-    For a weight vector w of any length and its Euclidean gradient g:
+    For a weight row w of any length and its Euclidean gradient g:
 
     .. math::
         m \leftarrow \mu m - \eta \|w\|^2 g, \qquad w \leftarrow w + m

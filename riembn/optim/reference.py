@@ -4,7 +4,7 @@ The fast paths of `SGDG`, `AdamG` and `PSISGD` are tested against these function
 chapters walk through them. Nothing here is in a hurry: vectors are 1-D float64 tensors, scalars Python floats.
 
 Sources: Cho and Lee (2017), arXiv:1709.09603, Algorithms for SGD-G and Adam-G as their TensorFlow release runs
-them (the release renormalizes the weight vector at each step and keeps the learning rate inside the momentum);
+them (the release renormalizes the weight row at each step and keeps the learning rate inside the momentum);
 PSI-SGD after Yi (2022), PMLR 180:1128-1137, Equations 10 and 11; the powers of two are ours.
 """
 
@@ -67,7 +67,7 @@ def psi_sgd(w: Tensor, g: Tensor, m: Tensor, *, lr: float, momentum: float) -> t
     largest = float(w.abs().max())
     if not 2.0**-SAFE_EXPONENT <= largest < 2.0**SAFE_EXPONENT:
         # The same point of the manifold, further from the end of float32. A power of two rounds nothing;
-        # the gradient at the shorter vector is longer by the same factor.
+        # the gradient at the shorter row is longer by the same factor.
         scale = 2.0 ** -math.frexp(largest)[1]
         w, m, g = w * scale, m * scale, g / scale
     m = momentum * m - lr * float(w @ w) * g

@@ -20,9 +20,9 @@ __all__ = ["SGDG"]
 
 
 class SGDG(RowOptimizer):
-    r"""Stochastic gradient descent on the sphere of each weight vector (SGD-G).
+    r"""Stochastic gradient descent on the sphere of each weight row (SGD-G).
 
-    For a weight vector :math:`w`, its Euclidean gradient :math:`g` and the last displacement :math:`\tau`:
+    For a weight row :math:`w`, its Euclidean gradient :math:`g` and the last displacement :math:`\tau`:
 
     .. math::
         y &= w / \|w\|, \qquad h = g - \langle y, g\rangle\, y, \qquad \hat h = h \min(1, \nu / \|h\|) \\
@@ -33,15 +33,15 @@ class SGDG(RowOptimizer):
 
     Args:
         params: Weights of two or more dimensions, or param groups, or ``split(...).groups()``. Each is a stack
-            of weight vectors, one an output channel (dim 0) unless its group's ``row_dim``, ``conv_groups``
+            of weight rows, one an output channel (dim 0) unless its group's ``row_dim``, ``conv_groups``
             and ``channels_per_row`` say otherwise (`riembn.geometry.rows`). A group with ``joint=True`` holds
-            weights and their biases in turn, and each vector goes on in the entries of the bias. Rows are
+            weights and their biases in turn, and each row goes on in the entries of the bias. Rows are
             brought to unit norm here, and again at each step.
         lr: Learning rate, in radians per unit slope (loss per radian) of the clipped gradient. A number or a
             one-element tensor.
         momentum: Share of the last displacement that is kept, in [0, 1).
-        grad_clip: Largest norm of a weight row's Riemannian gradient, loss a radian; None for no clipping.
-            With it no step turns a vector by more than ``lr * grad_clip / (1 - momentum)``.
+        grad_clip: Largest norm of a weight row's Riemannian gradient, loss per radian; None for no clipping.
+            With it no step turns a row by more than ``lr * grad_clip / (1 - momentum)``.
         alpha: Weight of the orthogonality regularizer, whose gradient is added before the projection; costs
             two matrix products a weight.
         foreach: Use the implementation over lists of tensors (True), the loop over tensors (False), or the

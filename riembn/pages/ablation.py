@@ -44,7 +44,7 @@ MEASURES = {
 FIELDS = {"grad_clip": "clipping threshold ν", "alpha": "α of L^O", "lr": "learning rate", "lengths": "lengths"}
 """Fields of a configuration as the axes of a figure name them."""
 
-UNITS = {"grad_clip": "loss a radian"}
+UNITS = {"grad_clip": "loss per radian"}
 """Units of fields."""
 
 

@@ -3,7 +3,7 @@
 A chapter declares its parameters once, as annotated assignments in the cell tagged ``parameters``::
 
     profile: str = "laptop"  # smoke (digits, minutes), laptop (committed records), paper (full size)
-    thresholds: list[float] = [0.05, 0.1, 0.5]  # clipping thresholds, loss a radian
+    thresholds: list[float] = [0.05, 0.1, 0.5]  # clipping thresholds, loss per radian
 
 and its first code cell after that calls ``chapter.check(globals())``.
 """

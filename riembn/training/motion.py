@@ -25,7 +25,7 @@ def probed_steps(steps: int) -> set[int]:
 
 
 class Motion:
-    """Measures the weight vectors of an optimizer's param groups, whichever method moves them.
+    """Measures the weight rows of an optimizer's param groups, whichever method moves them.
 
     Everything is measured on the directions u = w/|w|, so that methods that keep lengths and methods that do
     not compare: of a scale-invariant loss, |w| times the gradient at w is the gradient at u.
@@ -70,7 +70,7 @@ class Motion:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Measure by which angle each vector has turned since `before_step`."""
+        """Measure by which angle each row has turned since `before_step`."""
         angles = [
             sphere.distance(before, self._directions(tensors, layout)[0])
             for before, (tensors, layout) in zip(self._before, self._weights, strict=True)
@@ -132,5 +132,5 @@ class Motion:
 
 
 def _rows(tensors: Sequence[Tensor], layout: Layout) -> Tensor:
-    """The vectors of a weight, or those that it makes up with its bias."""
+    """The rows of a weight, or those that it makes up with its bias."""
     return layout.rows(*(whole(t) for t in tensors))

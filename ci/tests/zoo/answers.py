@@ -1,7 +1,7 @@
 """Which weights of well-known networks are scale-invariant: the answers worked out by hand.
 
 An answer maps patterns of parameter names to a granularity ("channel", "4 channels", "whole tensor") or, after
-"no: ", to words of the reason; " + bias" says that the bias belongs to the vectors. The first pattern that fits
+"no: ", to words of the reason; " + bias" says that the bias belongs to the rows. The first pattern that fits
 counts, and every tensor of two or more dimensions must fit one.
 """
 

@@ -1,4 +1,4 @@
-"""How far is the gradient of each weight vector from being orthogonal to it?"""
+"""How far is the gradient of each weight row from being orthogonal to it?"""
 
 import copy
 
@@ -9,10 +9,10 @@ from riembn.geometry.rows import to_rows
 
 
 def radial_parts(model: nn.Module, example: Tensor, groups: list[dict]) -> list[Tensor]:
-    """⟨w, ∂L/∂w⟩ over |w| |∂L/∂w| of every weight vector, computed with nothing of the package but `to_rows`.
+    """⟨w, ∂L/∂w⟩ over |w| |∂L/∂w| of every weight row, computed with nothing of the package but `to_rows`.
 
-    Where a vector hardly moves the output, |w| |∂L/∂w| is rounding: one part in 10,000 of the largest stands for it.
-    A bias that belongs to its weight adds its own products to those of the vectors.
+    Where a row hardly moves the output, |w| |∂L/∂w| is rounding: one part in 10,000 of the largest stands for it.
+    A bias that belongs to its weight adds its own products to those of the rows.
     """
     twin = copy.deepcopy(model).double().train()
     for module in twin.modules():

@@ -200,7 +200,7 @@ def check_betas(optimizer: Optimizer, group: dict[str, Any]) -> None:
 
 
 def _weights(group: dict[str, Any], optimizer: Optimizer) -> list[tuple[Tensor, ...]]:
-    """The group's weights, each with its bias where the two are one vector (``joint=True``)."""
+    """The group's weights, each with its bias where the two are one row (``joint=True``)."""
     params = group["params"]
     if not group.get("joint"):
         return [(p,) for p in params]

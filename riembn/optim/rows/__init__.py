@@ -1,1 +1,1 @@
-"""What the optimizers share: every parameter is a stack of weight vectors, its rows."""
+"""What the optimizers share: every parameter is a stack of weight rows."""

@@ -36,7 +36,7 @@ def directions(w: Tensor, along: Along) -> tuple[Tensor, Tensor]:
 
 
 def clipped_tangent(y: Tensor, g: Tensor, along: Along, grad_clip: float | None) -> Tensor:
-    """Riemannian gradient of each unit row, clipped to ``grad_clip``, loss a radian."""
+    """Riemannian gradient of each unit row, clipped to ``grad_clip``, loss per radian."""
     scale = power_of_two(largest_entry(g, along))
     h = g * scale
     for _ in range(2):  # once more for what rounding leaves along y of a gradient that is nearly radial

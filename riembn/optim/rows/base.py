@@ -1,4 +1,4 @@
-"""What the optimizers share: every parameter is a stack of weight vectors, checked before any is touched.
+"""What the optimizers share: every parameter is a stack of weight rows, checked before any is touched.
 
 A step goes from `RowOptimizer.step` by `_step_rows` to one of the three implementations that a method gives.
 """
@@ -32,7 +32,7 @@ class RowOptimizer(Optimizer):
     keyword arguments: for one weight, for lists of weights, and by fused kernels.
 
     A group holds the three values of a `riembn.geometry.Layout`. With ``joint=True`` it holds weights and biases in
-    turn, and each vector of a weight goes on in its bias.
+    turn, and each row of a weight goes on in its bias.
     """
 
     options: ClassVar[tuple[str, ...]]
@@ -234,7 +234,7 @@ class RowOptimizer(Optimizer):
 
 
 def to_unit_rows(params: list[Tensor], layout: Layout) -> None:
-    """Bring every weight vector to unit norm, in place."""
+    """Bring every weight row to unit norm, in place."""
 
     def step(columns: list[list[Any]], _: float) -> None:
         for p in columns[0]:

@@ -76,11 +76,11 @@ def check_options(group: Mapping[str, Any], names: Collection[str], caller: str)
 
 
 def check_rows(p: Tensor, which: str, group: Mapping[str, Any], caller: str) -> None:
-    """Raise ValueError unless ``p`` is a stack of finite, non-zero weight vectors."""
+    """Raise ValueError unless ``p`` is a stack of finite, non-zero weight rows."""
     shape = tuple(p.shape)
     if p.dim() < 2:
         raise ValueError(
-            f"{caller}: parameter {which} has shape {shape}, but weight vectors are the rows of tensors with "
+            f"{caller}: parameter {which} has shape {shape}, but weight rows are the rows of tensors with "
             "two or more dimensions; give biases and normalization scales to another optimizer "
             "(riembn.build_optimizer does so)."
         )

@@ -1,4 +1,4 @@
-"""A weight and its bias that turn as one vector: packed into rows for a step, unpacked after it."""
+"""A weight and its bias that turn as one row: packed into rows for a step, unpacked after it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def pairs(params: Sequence[Tensor], caller: str) -> list[Pair]:
         if (weight.dtype, weight.device) != (bias.dtype, bias.device):
             raise ValueError(
                 f"{caller}: a weight of shape {tuple(weight.shape)} is {weight.dtype} on {weight.device}, its bias "
-                f"{bias.dtype} on {bias.device}; one vector needs one type and one device."
+                f"{bias.dtype} on {bias.device}; one row needs one type and one device."
             )
     return found
 
 
 def pack(weight: Tensor, bias: Tensor, layout: Layout) -> Tensor:
-    """Their common vectors as the rows of a new matrix."""
+    """Weight and bias side by side, as the rows of a new matrix."""
     weight, bias = weight.detach(), bias.detach()
     if not is_sharded(weight) or not is_sharded(bias):
         return layout.rows(weight, bias)
