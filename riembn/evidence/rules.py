@@ -26,13 +26,12 @@ from .pairs import (
 )
 from .readings import (
     Untested,
+    angle_over_balance,
     at_end,
-    balanced_angle,
     before_drops,
     change_in_stage,
     drops_of,
     loss,
-    predicted_angle,
     test_error,
     told_apart,
 )
@@ -178,7 +177,7 @@ def rate_control(runs: pandas.DataFrame, where: str) -> Iterator[Comparison | st
         kind = "Nesterov" if one["nesterov"] else "heavy ball"
         settings = f"{rate(curve)}, decay {one['weight_decay']:g}, momentum {one['momentum']:g} ({kind})"
         try:
-            angles = balanced_angle(curve) / predicted_angle(one)
+            angles = angle_over_balance(curve)
             yield Comparison(
                 f"SGD {settings}: angle minus prediction, {where}", "",
                 tuple(angles), (1.0,) * len(angles), "of the prediction", Question("equivalence", ANGLE), part=settings,
