@@ -642,9 +642,8 @@ def of_designs():
 
 def test_every_claim_is_decided_by_the_runs_of_the_designs():
     found = {verdict.key: verdict for verdict in judge(of_designs())}
-    tuned = "SUPPORTED, tuned, 10 tries each (1 of 1 comparisons)"
-    for key in ("C1", "C2", "P3a", "P3b"):
-        assert found[key].headline == tuned
+    for key, tries in {"C1": 10, "C2": 10, "P3a": 5, "P3b": 10}.items():
+        assert found[key].headline == f"SUPPORTED, tuned, {tries} tries each (1 of 1 comparisons)"
     assert found["C3"].headline == "SUPPORTED, tuned, 10 tries each; tuned, 5 tries each (4 of 4 comparisons)"
     assert found["P2"].headline == "SUPPORTED, tuned, 5 tries each (1 of 1 comparisons)"
     assert found["C5"].headline == "SUPPORTED, tuned, 5 tries each (2 of 2 comparisons)"
