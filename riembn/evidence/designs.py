@@ -97,7 +97,7 @@ def plateaus() -> list[Study]:
     base = cell(
         train_size=55_000, epochs=12, drops=(3,), drop_factor=0.2, weight_decay=1e-3, lr=0.1, evaluate_at=(3, 12)
     )
-    angle_matched = {"sgd-g": {"lr": 0.075}, "adam-g": {"lr": 0.045}}
+    angle_matched = {"sgd-g": {"lr": 0.135}, "adam-g": {"lr": 0.047}}
     return [
         Study(base, vary={"lengths": ["free", "frozen"]}, baseline={"lengths": "free"}, seeds=range(6)),
         Study(base, methods=("sgd", *angle_matched), settings=angle_matched, baseline="sgd", seeds=range(6)),
@@ -152,6 +152,19 @@ def ablations() -> list[Study]:
     ]
 
 
+def around() -> list[Study]:
+    """Block E2 (C5, C6): other values of ν and α at the rates tuned for the release's; no bound at four times them."""
+    base = cell(method="sgd-g", lr=0.1, alpha=0.1, rest_lr=0.1, grad_clip=0.1)
+    asked: dict[str, Any] = {"methods": ("sgd-g", "adam-g"), "seeds": range(5)}
+    tuned = {"settings": {"adam-g": {"lr": 0.05}}, **asked}  # what block E's tuning chose at the release's values
+    high = {"settings": {"sgd-g": {"lr": 0.4}, "adam-g": {"lr": 0.2}}, **asked}
+    return [
+        Study(base, vary={"grad_clip": [0.03, 0.1, 0.3, 1.0]}, baseline={"grad_clip": 0.1}, **tuned),
+        Study(base, vary={"alpha": [0.01, 0.1, 0.3, 1.0]}, baseline={"alpha": 0.1}, **tuned),
+        Study(base, vary={"grad_clip": [0.1, None]}, baseline={"grad_clip": 0.1}, **high),
+    ]
+
+
 def relatives() -> list[Study]:
     """Block R: what others have made of the same rows, beside block A's methods: five rates each, rest_lr 0.1."""
     own = {name: {"rest_lr": 0.1, "alpha": 0.1} for name in ("sgd-g", "adam-g")}
@@ -176,6 +189,7 @@ DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "D": balance,
     "F": starts,
     "E": ablations,
+    "E2": around,
     "A0": ends_without_decay,
     "R": relatives,
 }
