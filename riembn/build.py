@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from .geometry import weights_of
 from .invariance import Split, split
 from .invariance.statistics import are_fresh
 from .methods import REST, Method, MethodName, RestName, methods
@@ -255,10 +256,8 @@ def _same_evaluation(model: nn.Module, found: Split) -> Iterator[None]:
 
 
 def _rows(found: Split) -> Iterator[Tensor]:
-    for entry in found.values():
-        if entry.rows:
-            names = [entry.name, entry.partner] if entry.partner else [entry.name]
-            yield entry.layout.rows(*(whole(found[name].parameter.detach()).float() for name in names)).clone()
+    for tensors, layout in weights_of(found.groups()):
+        yield layout.rows(*(whole(p.detach()).float() for p in tensors)).clone()
 
 
 def _largest(rows: Tensor) -> float:

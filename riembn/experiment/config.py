@@ -106,7 +106,7 @@ class RunConfig:
         decay_on: What the decay of ``sgd`` acts on: ``all`` parameters, the ``invariant`` ones, or the ``rest``.
         lengths: Of the invariant rows of ``sgd``: ``free``; ``frozen`` at what they are when the rate first drops;
             or ``replayed``: without decay on the rows, each at the effective rate lr/|w|^2 that it has in the run
-            with decay.
+            with decay, diverged where that one is.
         row_scale: Each invariant row is multiplied, before training, by a power of two between 2^-k and 2^k.
         start_noise: Relative size of a perturbation of all initial weights.
         schedule: How the rates change: in ``steps`` at ``drops``; by a ``cosine`` or ``linear`` to zero;

@@ -18,13 +18,13 @@ Where only weight and bias together are one row, its bias entries stand behind i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "from_rows", "to_rows"]
+__all__ = ["Layout", "from_rows", "scale_rows", "to_rows", "weights_of"]
 
 
 class Layout(NamedTuple):
@@ -153,6 +153,32 @@ class Layout(NamedTuple):
         """Whether rows of ``size`` channels part the groups of a transposed convolution, or join whole ones."""
         in_group = weight.shape[self.row_dim]
         return self.conv_groups == 1 or not in_group % size or not size % in_group
+
+
+def weights_of(groups: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[Tensor, ...], Layout]]:
+    """The weights of param groups, each with how it lies.
+
+    Args:
+        groups: As `riembn.Split.groups` gives them.
+
+    Returns:
+        A weight alone, ``(weight,)``, or with the bias that its vectors go on in, ``(weight, bias)``: what
+        `Layout.rows` takes.
+    """
+    found: list[tuple[tuple[Tensor, ...], Layout]] = []
+    for group in groups:
+        params = list(group["params"])
+        own = zip(params[::2], params[1::2], strict=True) if group.get("joint") else zip(params, strict=True)
+        found += [(tensors, Layout.of(group)) for tensors in own]
+    return found
+
+
+@torch.no_grad()
+def scale_rows(tensors: tuple[Tensor, ...], layout: Layout, factors: Tensor) -> None:
+    """Multiply every weight vector of a weight, or of a weight and its bias, by a factor, shape ``(rows,)``."""
+    scaled = layout.tensors(layout.rows(*tensors) * factors.unsqueeze(1), *tensors)
+    for tensor, by_rows in zip(tensors, scaled, strict=True):
+        tensor.copy_(by_rows)
 
 
 def to_rows(

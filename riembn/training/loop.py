@@ -20,7 +20,7 @@ from .. import data
 from ..experiment.checkpoint import Checkpoints
 from ..experiment.config import RunConfig
 from ..experiment.record import COLUMNS, Record, rounded
-from ..invariance import split
+from ..invariance import Split, split
 from ..kernels.c_library import library
 from .batch_norm import normalize_across
 from .batch_order import epoch_batches, seed_of, steps_before
@@ -79,6 +79,7 @@ class Run:
         self.model = network_of(config, self.images, self.device)
         example = self.images.scaled(self.images.train.images[:EXAMPLE_SIZE])
         found = split(self.model, example, rule=config.rule)
+        _check_controls(config, found)
         perturb(self.model, found, config)
         normalize_across(self.model, self.devices, config.accumulate)
         self.wrapped = self.devices.wrap(self.model)
@@ -91,12 +92,15 @@ class Run:
             # Where there is no C compiler the step is another one, whose last bits differ.
             self.environment["compiled_step"] = library() is not None
 
-    def _reference(self, data_root: str | Path | None, told: Callable[[Tensor], None]) -> None:
-        """Train the same run with free lengths, and tell those of its rows after each step."""
+    def _reference(self, data_root: str | Path | None, told: Callable[[Tensor], None]) -> int | None:
+        """Train the same run with free lengths, tell those of its rows after each step; the step it diverged at."""
         other = Run(self.config.replace(lengths="free"), self.device, data_root)
         rows = Lengths(other.config, other.found, lambda _: None)
         for epoch in range(self.config.epochs):
-            other._epoch(epoch, None, lambda *_: None, after_step=lambda: told(rows.now()))
+            _, bad_step = other._epoch(epoch, None, lambda *_: None, after_step=lambda: told(rows.now()))
+            if bad_step is not None:
+                return bad_step
+        return None
 
     def _check_devices(self, compiled: bool) -> None:
         config, devices = self.config, self.devices
@@ -237,8 +241,9 @@ class Run:
                         images, padding=config.padding, flip=config.flip, generator=self.crops
                     )
                 self._backward(images, labels, sums, first + number)
-                if self.lengths:
-                    self.lengths.before_step(first + number, epoch)
+                if self.lengths and not self.lengths.before_step(first + number, epoch):
+                    sums.end(first + number)
+                    break
                 if number in probed:
                     if sums.over(self.devices).bad >= 0:
                         break
@@ -406,3 +411,12 @@ class Run:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed_of(purpose, self.config.seed, epoch))
             yield
+
+
+def _check_controls(config: RunConfig, found: Split) -> None:
+    for name, neutral in (("lengths", "free"), ("decay_on", "all"), ("row_scale", 0)):
+        if getattr(config, name) != neutral and not found.invariant:
+            raise ValueError(
+                f"train: {name}={getattr(config, name)!r} is about invariant weights, and {config.network} has none by "
+                f"rule={config.rule!r}; leave it out, or choose another rule or network."
+            )

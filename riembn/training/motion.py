@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..geometry import Layout, sphere
+from ..geometry import Layout, sphere, weights_of
 from ..optim import orthogonality, orthogonality_grad
 from ..optim.rows.sharded import whole
 
@@ -37,11 +37,7 @@ class Motion:
     """
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], *, grad_clip: float | None, alpha: float) -> None:
-        self._weights: list[tuple[Sequence[Tensor], Layout]] = []  # a weight, or one with its bias
-        for group in groups:
-            layout, params = Layout.of(group), list(group["params"])
-            own = zip(params[::2], params[1::2], strict=True) if group.get("joint") else zip(params)
-            self._weights += [(tensors, layout) for tensors in own]
+        self._weights = weights_of(groups)
         self._grad_clip = grad_clip
         self._alpha = alpha
         self._before: list[Tensor] = []

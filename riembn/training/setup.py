@@ -14,7 +14,7 @@ from .. import data, models
 from ..build import build_optimizer
 from ..data import Dataset
 from ..experiment.config import RunConfig
-from ..geometry import Layout
+from ..geometry import scale_rows, weights_of
 from ..invariance import Split
 from ..methods import methods
 from .batch_order import balanced_subset, seed_of
@@ -116,14 +116,10 @@ def perturb(model: nn.Module, found: Split, config: RunConfig) -> None:
     """Start from other weights: of other lengths (``row_scale``), or a little off (``start_noise``)."""
     random = torch.Generator().manual_seed(seed_of("start", config.seed))
     if config.row_scale:
-        for group in found.groups():
-            layout = Layout.of(group)
-            for p in group["params"][:: 2 if group.get("joint") else 1]:
-                rows = layout.rows(p)
-                powers = torch.randint(-config.row_scale, config.row_scale + 1, (len(rows), 1), generator=random)
-                factor = torch.ldexp(torch.ones_like(powers, dtype=p.dtype), powers).to(p.device)
-                (scaled,) = layout.tensors(rows * factor, p)
-                p.copy_(scaled)
+        for tensors, layout in weights_of(found.groups()):
+            rows = layout.row_count(p := tensors[0])
+            powers = torch.randint(-config.row_scale, config.row_scale + 1, (rows,), generator=random)
+            scale_rows(tensors, layout, torch.ldexp(torch.ones_like(powers, dtype=p.dtype), powers).to(p.device))
     if config.start_noise:
         for p in model.parameters():
             noise = torch.randn(p.shape, generator=random).to(p.device, p.dtype)

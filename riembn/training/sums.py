@@ -44,6 +44,11 @@ class Sums:
             self._unread = []
         return self
 
+    def end(self, step: int) -> None:
+        """Let the run end at a step as at one whose loss is not finite, if none was before."""
+        if self.read().bad < 0:
+            self.bad = step
+
     def over(self, devices: Devices) -> Sums:
         """The same of all devices."""
         own = self.read()
