@@ -54,9 +54,32 @@ def test_complete_study_gives_figure_comparisons_and_verdict(study, store, page)
     found = pages.outcome(study, store, ["test_error", "rise"], block="Z", name="clip", claimed="worse")
     page = "\n".join(page)
     assert list(found["verdict"]) == list(study.compare(study.frame(store))["verdict"])
-    assert 'id="fig-clip"' in page and "clipping threshold ν, loss per radian" in page
+    assert 'id="fig-clip"' in page and "threshold ν, loss per radian" in page
     assert "Verdict, at preset rates: undecided" in page
-    assert "worse in test error than at clipping threshold ν = 0.1" in page
+    assert "worse in test error than with ν = 0.1" in page
+
+
+def test_sorted_comparisons_keep_their_numbers(study, store, page):
+    more = Study(BASE, vary={"grad_clip": [0.1, None, 0.01]}, baseline={"grad_clip": 0.1}, seeds=[0, 1])
+    frame = more.run(store, device="cpu")
+    pages.comparisons(more.compare(frame)[::-1], more)
+    none, small = sorted(more.compare(frame).to_dict("records"), key=lambda row: -row["grad_clip"])
+    rows = [row for row in page[0].split("<tr>") if "<td" in row]
+    for shown, row, name in zip(rows, (small, none), ("0.01", "none"), strict=True):
+        assert f">{name}</td>" in shown and f"{row['difference']:+.3g} (" in shown and f">{row['verdict']}<" in shown
+
+
+def test_single_comparison_is_one_and_is_not_corrected(study, store, page):
+    pages.verdict(study.compare(study.frame(store)), study)
+    assert "The claim is that it is better" in page[0] and "no threshold ν" in page[0] and "Holm" not in page[0]
+
+
+def test_tuning_says_what_it_chose_and_whether_at_the_edge(tmp_path, page):
+    study = Study(BASE, seeds=[0, 1], tune={"*": {"lr": [0.1, 0.2]}}, holdout=32)
+    study.run(tmp_path, device="cpu")
+    pages.tuning(study, tmp_path)
+    best = study.tuned(tmp_path).query("best")["lr"].item()
+    assert f"lr {best:g}" in page[0] and "0.1 to 0.2" in page[0] and ">yes<" in page[0]
 
 
 def test_values_of_a_page_are_compared_like_those_of_a_record(study, store, page):

@@ -4,6 +4,7 @@ One palette, one way to draw an interval, one way onto a page; the only place th
 """
 
 from riembn.pages.ablation import ablation as ablation
+from riembn.pages.ablation import awaited as awaited
 from riembn.pages.ablation import comparisons as comparisons
 from riembn.pages.ablation import design as design
 from riembn.pages.ablation import differences as differences
@@ -33,3 +34,4 @@ from riembn.pages.palette import PAPER as PAPER
 from riembn.pages.palette import PURPLE as PURPLE
 from riembn.pages.palette import Look as Look
 from riembn.pages.palette import look as look
+from riembn.pages.tuning import tuning as tuning

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,49 +14,18 @@ from riembn.experiment.presets import method_settings
 from riembn.experiment.store import Store
 from riembn.pages import chapter
 from riembn.pages.draw import dots, figure, legend
+from riembn.pages.names import FIELDS, MEASURES, axis_text, field_text, setting_text, value_text
 from riembn.pages.page import show, table
 from riembn.pages.palette import look
+from riembn.pages.tuning import tuning
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ablation", "comparisons", "design", "differences", "outcome", "verdict"]
+__all__ = ["ablation", "awaited", "comparisons", "design", "differences", "outcome", "verdict"]
 
-MEASURES = {
-    "test_error": "test error, %",
-    "validation_error": "validation error, %",
-    "train_error": "training error, %",
-    "train_loss": "training loss, augmented",
-    "clean_loss": "training loss",
-    "test_loss": "test loss",
-    "early_error": "early error, %",
-    "early_loss": "early training loss",
-    "early_angle": "early angle a step, radians",
-    "rise": "largest rise, points",
-    "angle": "angle a step, radians",
-    "angle_rms": "angle a step, rms, radians",
-    "cosine": "cosine of two rows, rms",
-    "weight_norm": "length of a row",
-}
-"""Columns of a record as the axes of a figure name them."""
-
-FIELDS = {"grad_clip": "clipping threshold ν", "alpha": "α of L^O", "lr": "learning rate", "lengths": "lengths"}
-"""Fields of a configuration as the axes of a figure name them."""
-
-UNITS = {"grad_clip": "loss per radian"}
-"""Units of fields."""
-
-
-def value_text(value: Any) -> str:
-    """A field's value as a reader knows it: none for no bound."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def axis_text(field: str) -> str:
-    """The name of a field with its unit, for an axis; nothing for methods, whose names stand there."""
-    return "" if field == "method" else ", ".join(filter(None, [FIELDS.get(field, field), UNITS.get(field)]))
+GUESSING = {"test_error": 90.0, "train_error": 90.0}
+"""What a run that diverged counts as."""
 
 
 def design(study: Study, frame: pd.DataFrame) -> None:
@@ -129,15 +97,15 @@ def ablation(
         ax.set(xlabel=axis_text(varied))
     if varied != "method":
         legend(np.ravel(axes)[0])
-    shown = " and ".join(labels.get(value, value) for value in values)
-    what = "method" if varied == "method" else FIELDS.get(varied, varied)
-    n = len(study.seeds)
+    shown = " and ".join(labels.get(value, value).partition(",")[0] for value in values)
+    shown, n = f"{shown} by {FIELDS.get(varied, varied)}", len(study.seeds)
     show(
         fig,
         name=name or varied,
         caption=caption
-        or f"{shown.capitalize()} by {what}. Filled: mean over {n} seeds, 95 % interval (Student). Open: single runs.",
-        alt=f"{shown.capitalize()} by {what}, for {', '.join(look(m).label for m in methods)}. "
+        or f"{shown[0].upper()}{shown[1:]}. Filled: mean over {n} seeds, 95 % interval. Open: single runs. The table "
+        "of comparisons is about differences, seed by seed.",
+        alt=f"{shown[0].upper()}{shown[1:]}, for {', '.join(look(m).label for m in methods)}. "
         "The table of comparisons has the numbers.",
     )
 
@@ -145,6 +113,7 @@ def ablation(
 def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name: str | None = None) -> None:
     """The table of comparisons that a verdict is drawn from, as `Study.compare` gives it."""
 
+    found = found.reset_index(drop=True)  # in whichever order it was put
     shown = _cells(found)
     shown["n"] = found["n"]
     shown[f"difference, {unit}"] = [
@@ -168,11 +137,6 @@ def _cells(found: pd.DataFrame) -> pd.DataFrame:
 
     fields = found.columns[: list(found.columns).index("n")]
     return pandas.DataFrame({FIELDS.get(c, c): [field_text(c, v) for v in found[c]] for c in fields})
-
-
-def field_text(field: str, value: Any) -> str:
-    """A field's value, or the name of a method, as a reader knows it."""
-    return look(value).label if field == "method" else value_text(value)
 
 
 def differences(
@@ -212,8 +176,7 @@ def differences(
 
 def baseline_text(study: Study) -> str:
     """The baseline of a study as a reader knows it."""
-    value = study.baseline.get(study.by, getattr(study.base, study.by))
-    return look(value).label if study.by == "method" else f"{FIELDS.get(study.by, study.by)} = {value_text(value)}"
+    return setting_text(study.by, study.baseline.get(study.by, getattr(study.base, study.by)))
 
 
 def rates_text(study: Study) -> str:
@@ -223,6 +186,24 @@ def rates_text(study: Study) -> str:
     configs = study.configs()
     preset = all(one.lr == method_settings(one.method, one.dataset)["lr"] for one in configs)
     return "at preset rates" if preset else "at given rates"
+
+
+def awaited(study: Study, store: Store | str | Path, block: str) -> bool:
+    """Say on the page how many of a study's runs have no record yet, what they cost, and which command makes them.
+
+    Returns:
+        Whether any is missing; if none is, nothing is said.
+    """
+    from IPython.display import Markdown, display
+
+    if left := study.remaining(store):
+        total = len(study.tuning()) + len(study.cells) * len(study.seeds)
+        sentence = (
+            f"**Not run yet:** {len(left)} of {total} runs of block {block} are missing, about {core_hours(left):.1f} "
+            f"core-hours; `python -m riembn design {block} --store book/records` makes them, and this page shows them."
+        )
+        display(Markdown(sentence))
+    return bool(left)
 
 
 def outcome(
@@ -239,9 +220,10 @@ def outcome(
     figure: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> pd.DataFrame | None:
-    """A whole result on the page: design, figure, comparisons of the first value and verdict; nothing is trained.
+    """A whole result on the page: design, tuning, figure, comparisons of the first value, verdict; nothing is trained.
 
     Where runs are missing the page says so in a sentence, with their number, their cost, and the command for them.
+    A run that diverged counts with the error of guessing among ten classes, as in the ledger.
 
     Args:
         study: One of the book's, from `riembn.evidence.designs`.
@@ -259,20 +241,14 @@ def outcome(
     Returns:
         What `Study.compare` gives, or None where runs are missing.
     """
-    from IPython.display import Markdown, display
-
-    if left := study.remaining(store):
-        total = len(study.tuning()) + len(study.cells) * len(study.seeds)
-        sentence = (
-            f"**Not run yet:** {len(left)} of {total} runs of block {block} are missing, about {core_hours(left):.1f} "
-            f"core-hours; `python -m riembn design {block} --store book/records` makes them, and this page shows them."
-        )
-        display(Markdown(sentence))
+    if awaited(study, store, block):
         return None
     frame = study.frame(store)
-    ends = (read or study.ends)(frame)
+    ends = read(frame) if read else study.ends(frame, GUESSING)
     found = study.compare(frame, values[0], ends=ends, **options)
     design(study, frame)
+    if study.tuning():
+        tuning(study, store)
     ablation(study, frame, values, name=name, ends=ends, **(figure or {}))
     comparisons(found, study, unit=unit)
     verdict(found, study, claimed=claimed, what=what, unit=unit)
@@ -295,18 +271,17 @@ def verdict(
 
     said = stats.decide(found["verdict"], claimed)
     asked = found[found["verdict"] != "not asked"]
-    than = f"{'to' if claimed.startswith('equivalent') else 'than'} {'' if study.by == 'method' else 'at '}"
-    claim = f"The claim is that each is {claimed} in {what} {than}{baseline_text(study)}."
+    fields = list(found.columns[: list(found.columns).index("n")])
+    than = "to" if claimed.startswith("equivalent") else "than" if study.by == "method" else "than with"
+    which = "each" if len(asked) > 1 else "it"
+    claim = f"The claim is that {which} is {claimed} in {what} {than} {baseline_text(study)}."
     lines = [f"**Verdict, {rates_text(study)}: {said}.** {claim}", ""]
+    corrected = f" after Holm's correction for {len(asked)}" if len(asked) > 1 else ""
     for _, row in asked.iterrows():
-        cell = ", ".join(
-            look(row[c]).label if c == "method" else f"{FIELDS.get(c, c)} {value_text(row[c])}"
-            for c in found.columns[: list(found.columns).index("n")]
-        )
         lines.append(
-            f"- {cell}: {row['difference']:+.2g} {unit} ({row['low']:+.2g} to {row['high']:+.2g}), "
-            f"n = {row['n']}, p = {row['p_holm']:.2g} after Holm's correction for {len(asked)}: {row['verdict']}. "
-            f"This design finds a true difference of {row['detectable']:.2g} in 80 % of cases."
+            f"- {', '.join(setting_text(field, row[field]) for field in fields)}: {row['difference']:+.2g} {unit} "
+            f"({row['low']:+.2g} to {row['high']:+.2g}), n = {row['n']}, p = {row['p_holm']:.2g}{corrected}: "
+            f"{row['verdict']}. This design finds a true difference of {row['detectable']:.2g} in 80 % of cases."
         )
     lines.append(
         "\nIntervals are over seeds (initial weights, order, augmentation); the images are the same in every run."

@@ -1,0 +1,46 @@
+"""Which try of a study's tuning was the best, and does it stand at the edge of its grid?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from riembn.evidence import Study
+from riembn.pages.names import FIELDS, value_text
+from riembn.pages.page import table
+from riembn.pages.palette import look
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from riembn.experiment.store import Store
+
+__all__ = ["tuning"]
+
+
+def tuning(study: Study, store: Store | str | Path) -> None:
+    """A table of what the tuning chose, a row a cell, and whether a better rate may lie outside of its grid.
+
+    Args:
+        study: One that tunes.
+        store: Where the records of its tuning runs are.
+    """
+    import pandas
+
+    rows = []
+    for _, tries in study.tuned(store).groupby("cell"):
+        tries = tries.dropna(axis=1, how="all")
+        (best,) = tries[tries["best"]].to_dict("records")
+        rates = sorted(set(tries["lr"]))
+        row: dict[str, Any] = {"method": look(best["method"]).label}
+        row |= {FIELDS.get(name, name): value_text(best.get(name)) for name in study.vary}
+        tried = [name for name in tries if name not in {"method", *study.vary, "cell", "best", study.tune_by}]
+        row |= {"tries": len(tries), "rates": f"{rates[0]:g} to {rates[-1]:g}"}
+        row["best"] = ", ".join(f"{name} {value_text(best[name])}" for name in tried if best[name] == best[name])
+        row["at the edge"] = "yes" if best["lr"] in (rates[0], rates[-1]) else "no"
+        rows.append({**row, study.tune_by.replace("_", " "): best[study.tune_by]})
+    table(
+        pandas.DataFrame(rows),
+        caption=f"What the tuning chose, on {study.holdout:,} held-out images: mean of {len(study.tune_seeds)} seeds. "
+        "A best rate at the edge of its grid may be bettered beyond it.",
+        formats={study.tune_by.replace("_", " "): "{:.3g}"},
+    )
