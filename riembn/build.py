@@ -16,14 +16,13 @@ from torch.optim.optimizer import Optimizer
 from .geometry import weights_of
 from .invariance import Split, split
 from .invariance.statistics import are_fresh
-from .methods import REST, Method, MethodName, RestName, methods
+from .methods import REST, SHARED, Method, MethodName, RestName, methods
 from .optim import Combined
 from .optim.combined import check_part
 from .optim.rows.sharded import whole
 
 __all__ = ["add_parameters", "build_optimizer"]
 
-_SHARED = ("foreach", "fused", "maximize")  # options that every optimizer here has
 _LOG = logging.getLogger("riembn")
 _FEW = 0.05  # share of a network below which a method for the manifold can change little
 _NOTICEABLE = 1e-3  # change of the evaluation output that is worth a word
@@ -115,7 +114,7 @@ def build_optimizer(
         to = how.rest if rest is None else rest
         if rest_lr is None:
             rest_lr = how.rest_lr_of(found.rule, to if isinstance(to, str) else "sgd")
-        shared = {name: overrides[name] for name in _SHARED if name in overrides}
+        shared = {name: overrides[name] for name in SHARED if name in overrides}
         flat.append(_rest_optimizer(to, groups, rest_lr, rest_momentum, {**shared, **(rest_options or {})}))
     with _same_evaluation(model, found):
         on_manifold = how.optimizer(_by_rate(found.groups(), factors), **options)

@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 from .open_table import OpenTable
 from .optim import PSISGD, SGDG, AdamG, relatives
 
-__all__ = ["REST", "Method", "MethodName", "RestName", "methods"]
+__all__ = ["REST", "SHARED", "Method", "MethodName", "RestName", "defaults_of", "methods"]
 
 RestName = Literal["sgd", "adam", "adamw"]
 MethodName = Literal[
@@ -25,6 +25,9 @@ MethodName = Literal[
 
 REST: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 """What the parameters off the manifold can go to, by name."""
+
+SHARED = ("foreach", "fused", "maximize")
+"""Options that every optimizer here has; those of a method hold for its rest too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,10 @@ class Method:
             return None
         return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"params"}
 
+    def defaults(self) -> dict[str, Any]:
+        """The options that hold where none are given."""
+        return {**defaults_of(self.optimizer), **self.options}
+
     def rest_lr_of(self, rule: str, rest: str | None = None) -> float:
         """Learning rate of the rest where none is given: SGD's own, but the authors' few parameters have theirs.
 
@@ -86,6 +93,12 @@ class Method:
         if rest != "sgd":
             return 1e-3  # torch's default of adam and adamw
         return 0.01 if rule == "paper" else 0.1
+
+
+def defaults_of(optimizer: Callable[..., Optimizer]) -> dict[str, Any]:
+    """The defaults in a signature."""
+    parameters = inspect.signature(optimizer).parameters.items()
+    return {name: p.default for name, p in parameters if p.default is not p.empty}
 
 
 _ROWS = frozenset({"momentum", "grad_clip", "alpha"})

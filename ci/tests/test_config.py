@@ -114,6 +114,56 @@ def test_integers_and_floats_of_equal_value_are_the_same_run():
     assert RunConfig(**{**START, "lr": 1}).digest() == RunConfig(**{**START, "lr": 1.0}).digest()
 
 
+@pytest.mark.parametrize(
+    ("method", "fields", "same"),
+    [
+        ("adam-g", {"options": {"eps": 1e-8}}, {}),
+        ("adamw", {"options": {"betas": (0.9, 0.999), "foreach": None}}, {}),
+        ("muon-rows", {"options": {"momentum": 0.6}}, {}),
+        ("adamw", {"options": {"betas": (0, 0.999)}}, {"options": {"betas": (0.0, 0.999)}}),
+        ("sgd", {"options": {"dampening": 1}}, {"options": {"dampening": 1.0}}),
+        ("sgd-g", {"rest_options": {"dampening": 0.0}}, {}),
+        ("sgd-g", {"rest": "adam", "rest_options": {"amsgrad": False}}, {"rest": "adam"}),
+        ("sgd-g", {"options": {"foreach": True}, "rest_options": {"foreach": True}}, {"options": {"foreach": True}}),
+        ("sgd", {"evaluate_at": (5, 10)}, {"evaluate_at": (5,)}),
+        ("sgd", {"evaluate_at": tuple(range(1, 10))}, {}),
+        ("sgd", {"momentum": 0.0, "nesterov": False}, {"momentum": 0.0}),
+        ("sgd-g", {"rest_momentum": 0.0, "nesterov": False}, {"rest_momentum": 0.0}),
+        ("sgd", {"weight_decay": 0.0, "decay_on": "rest"}, {"weight_decay": 0.0}),
+    ],
+)
+def test_one_run_has_one_digest_however_it_is_said(method, fields, same):
+    start = {**START, "method": method}
+    one, other = RunConfig(**start, **fields), RunConfig(**start, **same)
+    assert one == other and one.digest() == other.digest()
+    assert RunConfig.from_dict(json.loads(json.dumps(one.as_dict()))) == one
+
+
+def test_numbers_of_options_without_a_default_are_spelled_alike():
+    def made(value: float) -> RunConfig:
+        methods["mine"] = Method(optimizer=lambda params, lr, *, far, **_: torch.optim.SGD(params, lr), lr=0.1)
+        try:
+            return RunConfig(**{**START, "method": "mine", "options": {"far": value, "of": [1, value]}})
+        finally:
+            del methods["mine"]
+
+    assert made(2) == made(2.0) and made(2).digest() == made(2.0).digest() != made(2.5).digest()
+
+
+def test_options_of_a_method_that_the_rest_does_not_follow_count():
+    """What a method's options say of both parts, the rest's own may take back."""
+    both = RunConfig(**START, options={"foreach": True})
+    assert both.digest() != RunConfig(**START, options={"foreach": True}, rest_options={"foreach": None}).digest()
+
+
+def test_epochs_of_evaluation_follow_a_change_of_epochs():
+    start = RunConfig(**START, evaluate_at=(5,))
+    assert start.replace(epochs=20).evaluate_at == (5, 20)
+    assert RunConfig(**START, evaluate_at=(10,)).replace(epochs=3).evaluate_at == (3,)
+    with pytest.raises(ValueError, match="evaluate_at=.* is not accepted; give epochs up to epochs=4"):
+        start.replace(epochs=4)
+
+
 def image_folder(path: Path, value: int = 0) -> str:
     from PIL import Image
 

@@ -76,7 +76,8 @@ def test_tuning_looks_at_held_out_images_alone_and_chooses_the_best(tmp_path):
         ({"seeds": [0, 0]}, "give two or more, each once"),
         ({"baseline": {"alpha": 0.5}}, "baseline alpha=0.5 is not among"),
         ({"vary": {"alpha": [0.1, 0.1]}}, "give values, each once"),
-        ({"vary": {"alpha": [0.0, 0.1]}, "methods": ["psi-sgd"]}, "alpha=0.1 does not act on method='psi-sgd'"),
+        ({"vary": {"alpha": [0.0, 0.1]}, "methods": ["psi-sgd"]}, "alpha=0.1 does not act with method='psi-sgd'"),
+        ({"vary": {"options": [{}, {"foreach": None}]}, "baseline": None}, "the run of another cell too"),
         ({"tune": {"*": {"lr": [0.1, 0.2]}}, "seeds": [100, 1]}, "overlap the tuning seeds"),
         ({"vary": {"seed": [0, 1]}, "baseline": None}, "give methods=…, seeds=…"),
         ({"vary": {"method": ["sgd", "sgd-g"]}, "baseline": None}, "give methods=…, seeds=…"),
@@ -101,7 +102,7 @@ def test_study_that_cannot_be_is_refused_in_one_line(change, message):
     [
         ("train_size", [None, 256]),
         ("drops", [(), (1,)]),
-        ("options", [{}, {"maximize": False}]),
+        ("options", [{"maximize": False}, {"maximize": True}]),
         ("nesterov", [True, False]),
         ("rest_lr", [0.1, 0.2]),
     ],

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..experiment.config import FIELDS, KINDS, RunConfig, refuse_idle
+from ..experiment.config import FIELDS, RunConfig, refuse_idle
 from ..experiment.record import COLUMNS, as_number_or_text
 from ..experiment.store import Store, tidy
 from ..methods import methods as known_methods
@@ -80,6 +80,9 @@ class Study:
         self.tune_seeds = list(tune_seeds)
         self._check()
         self.cells = self._cells()
+        for name in self.baseline.keys() - {"method"}:  # as its configuration has it
+            one = self.base.replace(method=self.methods[0], **{name: self.baseline[name]})
+            self.baseline[name] = getattr(one, name)
 
     def _check(self) -> None:
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
@@ -112,17 +115,16 @@ class Study:
         for method, *values in itertools.product(self.methods, *self.vary.values()):
             cell = {"method": method, **dict(zip(self.vary, values, strict=True))}
             config = self._config(cell)
-            for name in self.vary:
-                if getattr(config, name) != KINDS[name].check(name, cell[name]):
-                    raise ValueError(f"Study: {name}={cell[name]!r} does not act on method={method!r}; leave one out.")
+            refuse_idle("Study", config, {name: cell[name] for name in self.vary})
             for one in ({}, *self._tries(cell)):
                 if twice := sorted(one.keys() & self.vary.keys()):
                     raise ValueError(f"Study: {twice[0]} is varied and tuned; leave one out.")
                 said = {**self.settings.get(method, {}), **one}
                 refuse_idle("Study", self._config(cell, **one), {n: v for n, v in said.items() if n not in cell})
-            if config.digest() not in seen:
-                seen.add(config.digest())
-                found.append(cell)
+            if config.digest() in seen:
+                raise ValueError(f"Study: {cell} is the run of another cell too; give each once.")
+            seen.add(config.digest())
+            found.append(cell)
         return found
 
     def _config(self, cell: Mapping[str, Any], **more: Any) -> RunConfig:

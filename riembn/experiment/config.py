@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data import Datasets, content_digest, datasets
-from ..methods import REST, Method, methods
+from ..methods import REST, SHARED, Method, defaults_of, methods
 from ..models import Networks, networks
 from .fields import Epochs, Flag, Kind, Name, Number, Options, OptionsKind, Whole, declared
 from .source import code_digest, is_foreign
@@ -208,6 +208,13 @@ class RunConfig:
                 )
         self._check_together()
         self._check_options(how)
+        self._set("options", self.options.beside(how.defaults()))
+        of_rest = defaults_of(REST[self.rest or how.rest])
+        shared = {name: self.options[name] for name in SHARED if name in self.options}
+        self._set("rest_options", self.rest_options.beside({**of_rest, **shared}))
+        if self.evaluate_at:
+            asked = tuple(sorted({*self.evaluate_at, self.epochs}))
+            self._set("evaluate_at", asked if len(asked) < self.epochs else ())
         self._set("code", Options(_code_of(self)))
 
     def _check_together(self) -> None:
@@ -271,6 +278,8 @@ class RunConfig:
             fields.pop("rest_options", None)
         if "dataset" in changes:
             del fields["code"]
+        if "epochs" in changes and self.evaluate_at:
+            fields["evaluate_at"] = self.evaluate_at[:-1] or (changes["epochs"],)  # the last one is always there
         return RunConfig(**{**fields, **changes})
 
     def digest(self) -> str:
@@ -323,12 +332,14 @@ _LEFT_OUT = {**FIELDS, "rest": "sgd", "rest_lr": 0.01}
 def acting(method: Method, fields: Mapping[str, Any]) -> set[str]:
     """Which of the fields that act only beside others do so in a run of a method with these fields."""
     found = set(method.fields) | {"options"}
+    if not fields.get("momentum", True):
+        found -= {"nesterov"}
     if method.kind == "rows":
-        rest = fields.get("rest") or method.rest
         found |= {"rest", "rest_lr", "rest_options", "weight_decay"}
-        found |= {"rest_momentum", "nesterov"} if rest == "sgd" else set()
+        if (fields.get("rest") or method.rest) == "sgd":
+            found |= {"rest_momentum", "nesterov"} if fields.get("rest_momentum", True) else {"rest_momentum"}
     if method.optimizer is methods["sgd"].optimizer and method.kind == "whole":
-        found |= _CONTROLS
+        found |= _CONTROLS if fields.get("weight_decay", True) else {"lengths"}
     if fields.get("augment"):
         found |= {"padding", "flip"}
     if fields.get("schedule", "steps") == "steps" and fields.get("drops") and fields.get("drop_factor") != 1:
@@ -344,9 +355,11 @@ def acts(config: RunConfig, name: str) -> bool:
 
 def refuse_idle(caller: str, config: RunConfig, asked: Mapping[str, Any]) -> None:
     """Raise ValueError if a field that was asked for has been set to a neutral value, since it does not act."""
+    how = methods.get(config.method)  # None of a record whose code is not here
+    idle = _NEUTRAL.keys() - acting(how, config.as_dict()) if how else set()
     for name, value in asked.items():
-        if name in _NEUTRAL and KINDS[name].check(name, value) not in (getattr(config, name), None):
-            beside = f"method={config.method!r}, rest={config.rest!r}, schedule={config.schedule!r}"
+        if name in idle and KINDS[name].check(name, value) not in (getattr(config, name), None):
+            beside = ", ".join(f"{n}={getattr(config, n)!r}" for n in ("method", "momentum", "rest", "schedule"))
             raise ValueError(f"{caller}: {name}={value!r} does not act with {beside}; leave it out.")
 
 
@@ -357,9 +370,19 @@ def digest_of(config: RunConfig, recipe: int) -> str:
         for name, value in config.as_dict().items()
         if _LEFT_OUT[name] is dataclasses.MISSING or value != _plain(_LEFT_OUT[name])
     }
+    said |= {name: _one_spelling(said[name]) for name in ("options", "rest_options") if name in said}
     said["dataset"] = _portable(config.dataset)
     text = json.dumps({"recipe": recipe, **said}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _one_spelling(value: Any) -> Any:
+    """The same for 1 and 1.0, which are equal."""
+    if isinstance(value, dict):
+        return {name: _one_spelling(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_one_spelling(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _code_of(config: RunConfig) -> dict[str, str]:

@@ -50,9 +50,31 @@ class Options(Mapping[str, Any]):
     def __repr__(self) -> str:
         return repr(self._values)
 
+    def beside(self, defaults: Mapping[str, Any]) -> Options:
+        """What differs from the defaults, numbers of the defaults' kind: a run has one name, however it is said."""
+        known = {name: _frozen(name, value) for name, value in defaults.items() if _can_be_kept(value)}
+        said = {name: _alike(value, known[name]) if name in known else value for name, value in self.items()}
+        return Options({name: value for name, value in said.items() if name not in known or value != known[name]})
+
     def plain(self) -> dict[str, Any]:
         """As JSON holds them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in self._values.items()}
+
+
+def _can_be_kept(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_can_be_kept, value))
+    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _alike(value: Any, default: Any) -> Any:
+    """A number as a float or whole, as the default is."""
+    if isinstance(value, tuple) and isinstance(default, tuple) and len(value) == len(default):
+        return tuple(map(_alike, value, default))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if type(default) is float or (type(default) is int and value == int(value)):
+            return type(default)(value)
+    return value
 
 
 def _frozen(name: str, value: Any) -> Any:
