@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +68,13 @@ def run(root: Path, chapters: Sequence[Page], profile: str) -> None:
     _forget_other_packages_runs(root)
     # Longest first, so that the two ends of the line meet.
     longest = sorted(chapters, key=lambda page: -times(root, page, profile).get("chapter", 1e9))
-    with ThreadPoolExecutor(AT_ONCE + 1) as pool, ThreadPoolExecutor(AT_ONCE) as kernels:
+    with (
+        ThreadPoolExecutor(AT_ONCE + 1) as pool,
+        _python(root) as (python, kernel),
+        ThreadPoolExecutor(AT_ONCE) as kernels,
+    ):
         told = pool.submit(_environment, root)
-        waiting = {kernels.submit(_run_one, root, page, profile): page for page in longest}
+        waiting = {kernels.submit(_run_one, root, page, profile, python, kernel): page for page in longest}
         try:
             for done in as_completed(waiting):
                 page = waiting[done]
@@ -92,6 +98,31 @@ def _forget_other_packages_runs(root: Path) -> None:
         by.write_text(now, encoding="utf-8")
 
 
+@contextmanager
+def _python(root: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """How a module is started, and variables by which papermill finds its kernel: see `preloaded`, on Linux."""
+    if sys.platform != "linux":
+        yield [sys.executable, "-m"], {}
+        return
+    ours = environment(root)
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder, "socket")
+        python = [sys.executable, str(Path(__file__).with_name("preloaded.py")), str(ready)]
+        spec = Path(folder, "kernels", "python3", "kernel.json")
+        spec.parent.mkdir(parents=True)
+        started = [*python, "ipykernel_launcher", "-f", "{connection_file}"]
+        spec.write_text(json.dumps({"argv": started, "display_name": "Python 3", "language": "python"}))
+        with subprocess.Popen(python, cwd=root, env=ours | marked(root), stdin=subprocess.DEVNULL) as server:
+            try:
+                while not ready.exists():
+                    if server.poll() is not None:
+                        raise BookError(f"The process that imports for all chapters has ended ({server.returncode}).")
+                    time.sleep(0.02)
+                yield python, {"JUPYTER_PATH": os.pathsep.join([folder, ours["JUPYTER_PATH"]])}
+            finally:
+                server.kill()
+
+
 def environment(root: Path) -> dict[str, str]:
     """The environment of a chapter: this clone's package, this Python's own kernel, one thread, no user's settings."""
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
@@ -101,17 +132,19 @@ def environment(root: Path) -> dict[str, str]:
     return {**kept, **one, **kernel, **ours, "PYTHONPATH": str(root), "PYTHONHASHSEED": "0"}
 
 
-def command(source: str, output: str, profile: str) -> list[str]:
+def _command(source: str, output: str, profile: str) -> list[str]:
     """The call of papermill, from the root of the repository."""
     limit = CELL_LIMIT[profile]
     return [
-        *(sys.executable, "-m", "papermill", source, output, "-p", "profile", profile),
+        *("papermill", source, output, "-p", "profile", profile),
         *("--cwd", ".", "--no-progress-bar", "--autosave-cell-every", "30"),
         *(("--execution-timeout", str(limit)) if limit else ()),
     ]
 
 
-def _run_one(root: Path, page: Page, profile: str) -> tuple[str, float]:
+def _run_one(
+    root: Path, page: Page, profile: str, python: Sequence[str], kernel: dict[str, str]
+) -> tuple[str, float]:
     """Digest of the code that ran, and seconds; the notebook lies in ``_unfinished``."""
     code = code_digest(root, page, profile)
     target = executed(root, page, profile)
@@ -120,9 +153,9 @@ def _run_one(root: Path, page: Page, profile: str) -> tuple[str, float]:
     output.unlink(missing_ok=True)
     started = time.monotonic()
     process = subprocess.Popen(
-        command(str(page.source.relative_to(root)), str(output.relative_to(root)), profile),
+        [*python, *_command(str(page.source.relative_to(root)), str(output.relative_to(root)), profile)],
         cwd=root,
-        env=environment(root) | marked(root),
+        env=environment(root) | marked(root) | kernel,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
