@@ -19,7 +19,18 @@ from torch.nn import functional
 
 import riembn
 from riembn.data.from_torchvision import import_torchvision
-from riembn.models import BatchNorm, Networks, build, channels_last, networks, resnet, vgg, wide_resnet
+from riembn.models import (
+    BatchNorm,
+    Networks,
+    build,
+    channels_last,
+    gallery,
+    multiplications,
+    networks,
+    resnet,
+    vgg,
+    wide_resnet,
+)
 from riembn.models.memory_format import SubsampledConv2d
 
 RESNETS = ["resnet-20", "resnet-18", "resnet-50"]
@@ -39,7 +50,7 @@ def batch(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 
 
 @pytest.mark.parametrize(
-    "network, parameters, tensors, vectors, on_manifold",
+    "network, parameters, tensors, rows, on_manifold",
     [  # by the release's rule: a convolution with more inputs than outputs
         ("wrn-28-10", 36_479_194, 24, 8_816, 36_173_232),
         ("wrn-40-10", 55_841_754, 36, 13_296, 55_526_832),
@@ -50,14 +61,14 @@ def batch(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     ],
 )
 def test_parameter_counts_are_the_releases(
-    network: str, parameters: int, tensors: int, vectors: int, on_manifold: int
+    network: str, parameters: int, tensors: int, rows: int, on_manifold: int
 ) -> None:
     model = on_meta(network)
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
     undercomplete = [w for w in weights if w[0].numel() > w.shape[0]]
     assert count(model) == parameters
     assert len(undercomplete) == tensors
-    assert sum(w.shape[0] for w in undercomplete) == vectors
+    assert sum(w.shape[0] for w in undercomplete) == rows
     assert sum(w.numel() for w in undercomplete) == on_manifold
 
 
@@ -594,3 +605,43 @@ def test_bad_arguments_are_refused_in_one_line(call: Callable[[], nn.Module], wo
     with pytest.raises(ValueError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("network", ["vgg-11", "wrn-10-1", "resnet-20"])
+def test_multiplications_of_a_layer_are_its_weights_at_each_place_of_its_output(network: str) -> None:
+    model, expected = on_meta(network).eval(), {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(layer: Any, _: Any, out: Tensor) -> None:
+            places = out.shape[0] * out[0, 0].numel()
+            expected[name] = layer.weight.numel() * places
+
+        return hook
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(note(name))
+    counted = multiplications(model, torch.empty(2, 3, 32, 32, device="meta"))
+    assert {name: counted[name] for name in expected} == expected
+    assert counted[""] == sum(expected.values())
+
+
+def test_multiplications_of_a_module_hold_those_of_its_children_and_leave_no_gradient() -> None:
+    inner = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten())
+    model = nn.Sequential(inner, nn.Linear(8 * 16, 5))
+    convolution, linear = 3 * 16 * 8 * 2 * 9, 3 * 5 * 128
+    counted = multiplications(model, batch(3, 4, 6, 6).requires_grad_())
+    assert counted == {"": convolution + linear, "0": convolution, "0.0": convolution, "1": linear}
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_networks_of_the_gallery_take_their_examples_and_the_generator_draws_them() -> None:
+    library = import_torchvision().models
+    first, again = (
+        gallery(library, names=["inception_v3"], size=32, generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    )
+    for name, (build_one, example) in first.items():
+        if name not in ("VGG-13", "WRN-16-4"):
+            assert torch.isfinite(build_one().eval()(example)).all(), name
+        assert torch.equal(example, again[name][1]), name
+    assert first["inception_v3"][1].shape[-1] == 96 and first["resnet18, GroupNorm"][1].shape[-1] == 32

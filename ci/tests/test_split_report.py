@@ -46,6 +46,12 @@ def test_repr_is_one_short_line(found: Split) -> None:
     assert repr(found["3.weight"]) == "<3.weight 6×6: channel, in front of BatchNorm>"
 
 
+def test_share_counts_numbers_and_is_zero_of_nothing(found: Split) -> None:
+    assert found.share == 66 / 110
+    assert found.filter("nothing").share == 0.0
+    assert found.filter(lambda entry: entry.invariant).share == 1.0
+
+
 def test_filter_takes_patterns_and_functions_and_keeps_pairs_together(found: Split) -> None:
     assert list(found.filter("3.*")) == ["3.weight", "3.bias"]
     assert list(found.filter(lambda e: e.rows > 0)) == ["0.weight", "0.bias", "3.weight"]

@@ -114,6 +114,12 @@ class Split(Mapping[str, Entry]):
         """Names and parameters of everything else."""
         return [(e.name, e.parameter) for e in self.entries if not e.invariant]
 
+    @property
+    def share(self) -> float:
+        """Share of the model's numbers that are on the manifold, between 0 and 1."""
+        total = sum(e.parameter.numel() for e in self.entries)
+        return sum(p.numel() for _, p in self.invariant) / max(total, 1)
+
     def groups(self) -> list[dict[str, Any]]:
         """The invariant parameters as param groups for SGDG, AdamG or PSISGD, one group a layout.
 
@@ -256,12 +262,10 @@ class Split(Mapping[str, Entry]):
         return "\n".join([*text, self.caution()]).rstrip("\n")
 
     def _totals(self) -> str:
-        chosen = sum(p.numel() for _, p in self.invariant)
-        total = chosen + sum(p.numel() for _, p in self.rest)
-        share = 100 * chosen / total if total else 0.0
+        total = sum(e.parameter.numel() for e in self.entries)
         return (
             f'rule "{self.rule}": {len(self.invariant)} of {len(self)} parameters, '
-            f"{sum(e.rows for e in self.entries)} weight rows, {share:.1f} % of {total:,} numbers"
+            f"{sum(e.rows for e in self.entries)} weight rows, {100 * self.share:.1f} % of {total:,} numbers"
         )
 
 

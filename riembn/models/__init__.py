@@ -1,6 +1,8 @@
-"""Networks in plain torch: VGG, ResNet and wide residual networks; small ones of other kinds; the table of names."""
+"""Networks in plain torch: VGG, ResNet, wide residual networks, small ones of other kinds; names; costs."""
 
 from . import other_kinds as other_kinds
+from .cost import multiplications as multiplications
+from .gallery import gallery as gallery
 from .layers import BatchNorm as BatchNorm
 from .memory_format import channels_last as channels_last
 from .names import Networks as Networks
