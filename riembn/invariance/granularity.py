@@ -100,15 +100,20 @@ class Weight:
         return self.layout is not None
 
     def fades(self, points: Sequence[Point], growth: float) -> bool:
-        """Whether every row's slope fades from point to point, by its growth or the square of that."""
+        """Whether every row's slope along it fades from point to point, by its growth or the square of that.
+
+        Across it the slope stays, or the output does not depend on the row any longer: a softmax that saturates.
+        """
         if self.layout is None or len(points) < 2:
             return False
-        (first, _), *later = (self._sums(p, self.layout, self.joint) for p in (self.points[0], *points))
+        first, *later = (self._sums(p, self.layout, self.joint) for p in (self.points[0], *points))
         for inner, size in later:
             # Half of the growth, because an eps beside a small variance fades slower at first.
-            if not bool((inner <= first * 2 / growth + TOLERANCE * size + _SILENT).all()):
+            fades = inner <= first[0] * 2 / growth + TOLERANCE * size + _SILENT
+            stays = size >= first[1] / growth - _SILENT
+            if not bool((fades & stays).all()):
                 return False
-            first = inner
+            first = inner, size
         return True
 
     def edits(self, factors: Tensor) -> dict[str, Edit]:
@@ -171,7 +176,7 @@ class Weight:
         best, self.part = _A_PART, None
         for joint in (False, True) if self._bias_counts() else (False,):
             for layout in self._natural()[:-1]:
-                live = self._sums(self.points[0], layout, joint)[1] > _SILENT
+                live = self._sums(self.points[0], layout, joint)[1] > _SILENT / _NEARLY  # nearly silent ones say little
                 found = self._tangent(layout, joint) & live
                 count, of = int(found.sum()), int(live.sum())
                 if best * of < count < of:
