@@ -95,9 +95,9 @@ def plateaus() -> list[Study]:
     The rates of SGD-G and Adam-G are those at which a pilot turned by SGD's angle in the epoch before the drop.
     """
     base = cell(
-        train_size=55_000, epochs=12, drops=(3,), drop_factor=0.2, weight_decay=1e-3, lr=0.1, evaluate_at=(3, 12)
+        train_size=30_000, epochs=12, drops=(4,), drop_factor=0.2, weight_decay=2e-3, lr=0.1, evaluate_at=(4, 12)
     )
-    angle_matched = {"sgd-g": {"lr": 0.135}, "adam-g": {"lr": 0.047}}
+    angle_matched = {"sgd-g": {"lr": 0.25}, "adam-g": {"lr": 0.08}}
     return [
         Study(base, vary={"lengths": ["free", "frozen"]}, baseline={"lengths": "free"}, seeds=range(6)),
         Study(base, methods=("sgd", *angle_matched), settings=angle_matched, baseline="sgd", seeds=range(6)),
