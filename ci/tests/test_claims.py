@@ -9,6 +9,7 @@ import pandas
 import pytest
 import scipy.stats
 import torch
+from pretended import Pretended
 
 import riembn
 from riembn.__main__ import main
@@ -600,44 +601,13 @@ def test_lengths_part_the_paths_of_sgd_alone():
 
 
 def of_designs():
-    """Every run of the designs that are for claims, as if trained: values by method and rate, spread over seeds."""
-
-    records = {}
-
-    class Pretended(Store):
-        def get(self, config):
-            return records.setdefault(config.digest(), ended(config))
-
-    def ended(config):
-        method = {"sgd": 1.0, "sgd-g": 0.0, "adam-g": 0.2, "psi-sgd": 0.4}[config.method]
-        off = abs(math.log2(config.lr / (0.05 if config.method == "adam-g" else 0.2)))
-        noise = numpy.random.default_rng(int(config.digest(), 16)).normal()
-        cost = 10 + method + 0.3 * off + 0.05 * noise
-        cost += (config.grad_clip is None) * 0.5 * (config.method != "sgd") + (config.decay_on == "rest")
-        angle = predicted_angle(vars(config)) if config.weight_decay else 0.01
-        values = dict.fromkeys(COLUMNS, 0.5) | {
-            "test_error": None if config.holdout else cost, "clean_loss": cost / 100,
-            "validation_error": cost if config.holdout else None,
-            "angle": angle, "angle_rms": angle * (1 + 0.001 * config.seed),
-        }  # fmt: skip
-        columns = {name: [value] * config.epochs for name, value in values.items()}
-        steps = (config.train_size or 60_000) // 128
-        columns |= {"epoch": list(range(1, config.epochs + 1))}
-        columns |= {"step": [steps * epoch for epoch in columns["epoch"]]}
-        drops = [sum(drop < epoch for drop in config.drops) for epoch in columns["epoch"]]
-        columns |= {"current_lr": [config.lr * config.drop_factor**drop for drop in drops]}
-        slope = 0.1 * (1 - method + 0.1 * noise)
-        columns |= {"clean_loss": [(cost - slope * max(epoch - 3, 0)) / 100 for epoch in columns["epoch"]]}
-        far = 20 * (config.row_scale > 0) * (config.method == "sgd") + (config.start_noise > 0) * (5 + config.seed % 3)
-        classes = None if config.holdout else [1] * far + [0] * (1000 - far)
-        return Record(config=config, status="finished", columns=columns, predictions=classes)
-
-    store = Pretended("nowhere")
+    """Every run of the designs that are for claims, as if trained."""
+    store = Pretended()
     for letter in ("A", "A3", "A0", "C", "D", "E", "F"):
         for study in DESIGNS[letter]():
             for config in [*study.tuning(), *study.configs(store)]:
                 store.get(config)
-    return pandas.concat([record.frame() for record in records.values()], ignore_index=True)
+    return store.frame()
 
 
 def test_every_claim_is_decided_by_the_runs_of_the_designs():

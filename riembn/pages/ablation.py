@@ -213,7 +213,7 @@ def outcome(
     *,
     block: str,
     name: str,
-    claimed: str = "better",
+    claimed: str | None = "better",
     what: str = "test error",
     unit: str = "points",
     read: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
@@ -231,7 +231,7 @@ def outcome(
         values: Columns to show; the first is the one that is compared.
         block: The letter of its block.
         name: Anchor of the figure.
-        claimed: As for `verdict`.
+        claimed: As for `verdict`; None where nothing is claimed and no verdict is wanted.
         what: As for `verdict`.
         unit: As for `verdict`.
         read: Gives one row a run with the values; otherwise `Study.ends`.
@@ -251,7 +251,8 @@ def outcome(
         tuning(study, store)
     ablation(study, frame, values, name=name, ends=ends, **(figure or {}))
     comparisons(found, study, unit=unit)
-    verdict(found, study, claimed=claimed, what=what, unit=unit)
+    if claimed:
+        verdict(found, study, claimed=claimed, what=what, unit=unit)
     return found
 
 
