@@ -1,4 +1,4 @@
-"""The regularizer L^O, which keeps the filters of a layer apart, and its gradient."""
+"""The regularizer L^O, which keeps the rows of a layer apart, and its gradient."""
 
 from __future__ import annotations
 

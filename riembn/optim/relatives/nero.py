@@ -1,4 +1,4 @@
-"""Nero: every neuron's weights are centered and of norm one, and its step is as long as its rate says."""
+"""Nero: every weight row is centered and of norm one, and its step is as long as its rate says."""
 
 from __future__ import annotations
 
