@@ -265,13 +265,16 @@ def _new_chapter(options: argparse.Namespace) -> int:
     root = repository("new-chapter")
     if bool(options.source) == bool(options.vary):
         raise ValueError("new-chapter: give --vary FIELD=A,B or --from CHAPTER, one of the two.")
-    if len(options.vary) > 1 or len(options.plugin) > 1 or (options.source and options.plugin):
+    if len(options.vary) > 1 or len(options.plugin) > 1:
         raise ValueError("new-chapter: give one --vary, and beside it at most one --plugin.")
+    if options.source and (options.preset or options.plugin):
+        raise ValueError("new-chapter: --from copies a chapter as it is; give --preset and --plugin beside --vary.")
     if options.source:
         path = copied_chapter(options.name, options.source, root=root)
     else:
         plugin = Path(options.plugin[0]).resolve() if options.plugin else None
-        path = new_chapter(options.name, dict(options.vary), root=root, start=options.preset, plugin=plugin)
+        start = options.preset or "vgg-13/cifar10/sgd-g"
+        path = new_chapter(options.name, dict(options.vary), root=root, start=start, plugin=plugin)
     print(f"{path.relative_to(root)} is written, and listed in _toc.yml; ci/book {path.stem} builds it")
     return 0
 
@@ -428,7 +431,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the field and its values, of which the first is the baseline; field method: names of methods",
     )  # fmt: skip
     chapter.add_argument("--from", dest="source", metavar="CHAPTER", help="copy a chapter, such as 09-clipping")
-    chapter.add_argument("--preset", default="vgg-13/cifar10/sgd-g", help="what it starts from (%(default)s)")
+    chapter.add_argument("--preset", help="what it starts from, beside --vary (vgg-13/cifar10/sgd-g)")
     chapter.add_argument("--plugin", action="append", default=[], metavar="FILE.py", help="as for train")
 
     shown = command("show", _show, "One line a record of a store, and one a run that failed.")

@@ -58,6 +58,20 @@ def test_dry_run_prints_every_field_and_trains_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("options=betas=(0.8,0.99);eps=1e-3,betas=[0.9,0.9]", ['betas=[0.8, 0.99];eps=0.001', 'betas=[0.9, 0.9]']),
+        ("options=none,betas=(0.9,0.9):foreach=True", ["none", "betas=[0.9, 0.9];foreach=true"]),
+        ("options=foreach=none,foreach=True", ["none", "foreach=true"]),
+    ],
+)
+def test_values_in_brackets_are_one(capsys, words, found):
+    code, out, _ = run(capsys, "sweep", "--preset", "vgg-11/digits/adamw", "--grid", words, "--dry-run")
+    assert code == 0
+    assert [line.split(" options=")[1] for line in out.splitlines() if line.startswith("digest")] == found
+
+
+@pytest.mark.parametrize(
     ("field", "text", "value"),
     [
         ("lr", "0.5", 0.5),
@@ -71,6 +85,9 @@ def test_dry_run_prints_every_field_and_trains_nothing(tmp_path, capsys):
         ("augment", "true", True),
         ("network", "vgg-13", "vgg-13"),
         ("rule", "invariant", "invariant"),
+        ("options", "foreach=True;maximize=true", {"foreach": True, "maximize": True}),
+        ("rest-options", "foreach=None", {}),
+        ("rest-options", "foreach=none", {}),
     ],
 )
 def test_fields_are_options(capsys, field, text, value):

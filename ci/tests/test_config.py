@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from riembn import Method, methods, train
 from riembn.evidence.published import CHO_LEE, YI_PLAIN, YI_WITH_DECAY
-from riembn.experiment.config import FIELDS, RunConfig, acting
+from riembn.experiment.config import FIELDS, KINDS, RunConfig, acting
 from riembn.experiment.presets import PAPER_CELLS, YI_CELLS, YI_IMAGENET, preset
 
 START = {"network": "vgg-11", "dataset": "digits", "method": "sgd-g", "epochs": 10, "lr": 0.2}
@@ -240,6 +240,12 @@ def test_what_a_methods_entry_says_is_part_of_the_digest():
     entries = [{}, {"kind": "whole"}, {"options": {"eps": 1e-3}}, {"options": {"eps": 1e-2}}, {"rest": "adam"}]
     assert len({made(**entry).digest() for entry in entries}) == len(entries)
     assert made(rest="adam").rest == "adam" and made().digest() == made().digest()
+
+
+@pytest.mark.parametrize("text", ["eps=1e-3,foreach=True", "eps", "1eps=2", "eps:foreach", "=1"])
+def test_options_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match="options=.* is not accepted; give names and values"):
+        KINDS["options"].parse("options", text)
 
 
 def test_replace_refuses_unknown_fields():

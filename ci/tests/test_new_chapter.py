@@ -113,6 +113,7 @@ def test_copied_chapter_has_labels_of_its_own(copy, monkeypatch, source):
         (["mine", "--vary", "seed=0,1"], "seed is not varied"),
         (["mine", "--vary", "momentum=0.9,0", "--vary", "momentum=0.5,0.6"], "give one --vary"),
         (["mine"], "give --vary FIELD=A,B or --from CHAPTER"),
+        (["mine", "--from", "09-clipping", "--preset", "vgg-11/digits/sgd"], "--from copies a chapter as it is"),
         (["mine", "--from", "77-nothing"], "there is no chapter '77-nothing'"),
     ],
 )

@@ -100,6 +100,8 @@ DAMAGES = {
     "unfinished": lambda text: text.replace('"epochs": 2', '"epochs": 3'),
     "no status": lambda text: text.replace('"status"', '"state"'),
     "another status": lambda text: text.replace('"finished"', '"started"'),
+    "another kind of configuration": lambda text: json.dumps({**json.loads(text), "config": []}),
+    "another kind of columns": lambda text: json.dumps({**json.loads(text), "columns": []}),
     "no environment": lambda text: text.replace('"environment"', '"surroundings"'),
 }
 

@@ -228,7 +228,7 @@ class OptionsKind(Kind):
 
     @property
     def accepted(self) -> str:
-        return "names and values such as {'beta3': 0.9}, on a command line beta3=0.9"
+        return "names and values such as {'beta3': 0.9, 'eps': 1e-3}, on a command line 'beta3=0.9;eps=1e-3'"
 
     def _checked(self, field: str, value: Any) -> Options:
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
@@ -251,6 +251,8 @@ def _named(part: str) -> tuple[str, Any]:
     try:
         return name.strip(), ast.literal_eval(value)
     except (ValueError, SyntaxError):
+        if "=" in value:  # of another option, behind a comma
+            raise ValueError(part) from None
         return name.strip(), {"true": True, "false": False, "none": None, "null": None}.get(value.lower(), value)
 
 
