@@ -7,6 +7,7 @@ from riembn import pages
 from riembn.evidence import Study
 from riembn.evidence.designs import DESIGNS, core_hours
 from riembn.pages.ablation import rates_text
+from riembn.pages.page import typeset
 
 BASE = riembn.preset("vgg-11/digits/sgd-g", width=0.06, train_size=128, epochs=2, drops=(1,))
 
@@ -66,7 +67,7 @@ def test_sorted_comparisons_keep_their_numbers(study, store, page):
     none, small = sorted(more.compare(frame).to_dict("records"), key=lambda row: -row["grad_clip"])
     rows = [row for row in page[0].split("<tr>") if "<td" in row]
     for shown, row, name in zip(rows, (small, none), ("0.01", "none"), strict=True):
-        assert f">{name}</td>" in shown and f"{row['difference']:+.3g} (" in shown and f">{row['verdict']}<" in shown
+        assert f">{name}</td>" in shown and typeset(f"{row['difference']:+.3g} (") in shown and f">{row['verdict']}<" in shown
 
 
 def test_single_comparison_is_one_and_is_not_corrected(study, store, page):
@@ -89,7 +90,13 @@ def test_values_of_a_page_are_compared_like_those_of_a_record(study, store, page
     assert list(own["difference"]) == list(2 * study.compare(frame)["difference"])
     pages.differences(study, frame, ["test_error", "train_loss"])
     (row,) = study.compare(frame).to_dict("records")
-    assert f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}) {row['verdict']}" in page[0]
+    text = f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}) {row['verdict']}"
+    assert typeset(text) in page[0]
+
+
+def test_minus_signs_and_intervals_are_typeset():
+    said = typeset("vgg-11 at 5e-4: -0.5 points (-1 to +0.1), 2026-11-26, x = -.5, pages 1-3")
+    assert said == "vgg-11 at 5e-4: −0.5 points (−1\u00a0to\u00a0+0.1), 2026-11-26, x = −.5, pages 1-3"
 
 
 def test_rates_are_called_preset_only_if_they_are(study):

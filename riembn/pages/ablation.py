@@ -15,7 +15,7 @@ from riembn.experiment.store import Store
 from riembn.pages import chapter
 from riembn.pages.draw import dots, figure, legend
 from riembn.pages.names import FIELDS, MEASURES, axis_text, field_text, setting_text, value_text
-from riembn.pages.page import show, table
+from riembn.pages.page import show, table, typeset
 from riembn.pages.palette import look
 from riembn.pages.tuning import tuning
 
@@ -287,5 +287,5 @@ def verdict(
     lines.append(
         "\nIntervals are over seeds (initial weights, order, augmentation); the images are the same in every run."
     )
-    display(Markdown("\n".join(lines)))
+    display(Markdown(typeset("\n".join(lines))))
     return said

@@ -110,7 +110,7 @@ def table(
 
     def cell(tag: str, name: Any, text: str) -> str:
         kind = ' class="number"' if number[name] else ""
-        return f"<{tag}{kind}>{escape(text)}</{tag.split()[0]}>"
+        return f"<{tag}{kind}>{escape(typeset(text))}</{tag.split()[0]}>"
 
     def text(name: Any, value: Any) -> str:
         how = formats.get(name, "{}")
@@ -129,6 +129,12 @@ def table(
     numbers = csv_text([str(name) for name in frame.columns], frame.itertuples(index=False))
     told = {"name": name, "csv": numbers}
     display({"text/html": page, "text/plain": frame.to_string(index=False), DATA: told}, raw=True)
+
+
+def typeset(text: str) -> str:
+    """Text with true minus signs, and with intervals in brackets that no line breaks."""
+    text = re.sub(r"(?<![\w.)])-(?=\d|\.\d|inf)", "−", text)
+    return re.sub(r"\([^()]* to [^()]*\)", lambda found: found[0].replace(" ", "\u00a0"), text)
 
 
 def _svg(fig: Figure, alt: str, kind: str) -> str:
