@@ -18,7 +18,7 @@ from .invariance import Split, split
 from .invariance.statistics import are_fresh
 from .methods import REST, SHARED, Method, MethodName, RestName, methods
 from .optim import Combined
-from .optim.combined import check_part
+from .optim.combined import check_fused, check_part
 from .optim.rows.sharded import whole
 
 __all__ = ["add_parameters", "build_optimizer"]
@@ -97,7 +97,9 @@ def build_optimizer(
     factors = _factors(model, layer_lr)
     if how.kind == "whole":
         groups = _by_rate([{"params": list(model.parameters())}], factors)
-        return _rated(how.optimizer(groups, **options), factors)
+        made = how.optimizer(groups, **options)
+        check_fused(made, "build_optimizer")
+        return _rated(made, factors)
     found = _found(model, example_input, rule, loss)
     if not found.invariant:
         raise ValueError(

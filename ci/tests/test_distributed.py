@@ -359,6 +359,29 @@ def sharded_checkpoint_goes_on_where_it_was():
             assert torch.equal(p.to_local(), q.to_local())
 
 
+@both
+def flat_shards_are_refused_with_the_way_out():
+    """Of the first FullyShardedDataParallel, whichever way they come in."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    for own_shapes in (True, False):
+        model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+        x = torch.randn(8, 8)
+        found = riembn.split(model, x)
+        flat = FullyShardedDataParallel(model, use_orig_params=own_shapes, device_id=torch.device("cpu"))
+        refused = [
+            (riembn.split, flat, x),
+            (riembn.split, nn.Sequential(flat), x),
+            (riembn.build_optimizer, flat, found, "sgd-g"),
+            (SGDG, [p for p in flat.parameters() if p.numel()][:1]),
+        ]
+        if own_shapes:
+            refused.append((riembn.build_optimizer, flat.module, found, "sgd-g"))
+        for call, *words in refused:
+            with pytest.raises(ValueError, match="flat pieces .*fully_shard instead, measure the network before"):
+                call(*words)
+
+
 @pytest.mark.parametrize("name", both.found)
 def test_two_processes(outcomes, name):
     ask(outcomes, name)

@@ -13,6 +13,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+import riembn
 from riembn.optim import PSISGD, SGDG, AdamG, Combined
 from riembn.optim.rows import lists
 
@@ -272,7 +273,13 @@ def test_a_rest_that_loses_its_momentum_is_refused():
     for dtype in (torch.bfloat16, torch.float16):
         with pytest.raises(ValueError, match="corrupts the momentum of 16-bit weights on a CPU; give it fused=False"):
             Combined(torch.optim.SGD([torch.nn.Parameter(torch.ones(3, dtype=dtype))], lr=0.1, fused=True))
-    Combined(torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True))
+    combined = Combined(torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, fused=True))
+    with pytest.raises(ValueError, match="corrupts the momentum of 16-bit weights on a CPU"):
+        combined.add_param_group({"params": [torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))]})
+    assert len(combined.param_groups) == len(combined.parts[0].param_groups) == 1
+    half = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.BatchNorm1d(8)).bfloat16()
+    with pytest.raises(ValueError, match="build_optimizer: torch's fused SGD corrupts the momentum"):
+        riembn.build_optimizer(half, torch.randn(8, 4), "sgd", fused=True)
 
 
 @methods

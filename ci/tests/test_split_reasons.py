@@ -238,11 +238,3 @@ def test_networks_without_numbers_are_refused() -> None:
     half[1].running_mean = torch.zeros(8, device="meta")
     with pytest.raises(ValueError, match="'1.running_mean' is on the meta device"):
         split(half, IMAGES)
-
-
-def test_flat_shards_are_refused_with_the_way_out() -> None:
-    class FullyShardedDataParallel(nn.Sequential):
-        """FSDP1 is known by its name; wrapping with it needs a process group."""
-
-    with pytest.raises(ValueError, match="fully_shard instead, and measure the network before it is sharded"):
-        split(FullyShardedDataParallel(*small()), IMAGES)

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["refuse"]
+__all__ = ["flat_pieces", "refuse", "refuse_flat"]
 
 _WHOLE = "measure the network before it is sharded, and give the Split to riembn.build_optimizer."
+_FLAT = (
+    "FullyShardedDataParallel keeps flat pieces of the weights, not weight rows; shard with "
+    f"torch.distributed.fsdp.fully_shard instead, {_WHOLE}"
+)
+
+
+def flat_pieces(p: Tensor) -> str:
+    """What to do about a parameter that FullyShardedDataParallel has cut; empty if it has not."""
+    cut = hasattr(p, "_fsdp_flattened") or type(p).__name__ == "FlatParameter"
+    return _FLAT if cut and p.dim() < 2 else ""
+
+
+def refuse_flat(model: nn.Module, caller: str) -> None:
+    """Raise ValueError for a network whose weights FullyShardedDataParallel has cut."""
+    # By name, because importing the class takes half a second.
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise ValueError(f"{caller}: {_FLAT}")
 
 
 def refuse(model: nn.Module) -> None:
     """Raise ValueError if a copy of the model cannot be measured."""
+    refuse_flat(model, "split")
     for module in model.modules():
-        # By name, because importing the class takes half a second.
-        if type(module).__name__ == "FullyShardedDataParallel":
-            raise ValueError(
-                "split: FullyShardedDataParallel keeps flat pieces of the weights, not weight rows; shard with "
-                f"torch.distributed.fsdp.fully_shard instead, and {_WHOLE}"
-            )
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
                 "split: a scripted module hides its eps and dropout; give the module it was made from."

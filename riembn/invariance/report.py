@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from riembn.geometry import Layout
+from riembn.invariance.refusals import flat_pieces, refuse_flat
 from riembn.invariance.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -194,13 +195,15 @@ class Split(Mapping[str, Entry]):
         Raises:
             ValueError: If a parameter is missing, or has another shape.
         """
+        refuse_flat(model, "Split.rebind")
         found, entries = dict(model.named_parameters()), []
         for values in map(dict, saved["entries"]):
             name, shape = values["name"], tuple(values.pop("shape"))
             if name not in found or tuple(found[name].shape) != shape:
+                advice = flat_pieces(found[name]) if name in found else ""
+                advice = advice or "give the network that was measured, without its wrapper."
                 raise ValueError(
-                    f"Split.rebind: {type(model).__name__} has no parameter {name!r} of shape {shape}; "
-                    "give the network that was measured, without its wrapper."
+                    f"Split.rebind: {type(model).__name__} has no parameter {name!r} of shape {shape}; {advice}"
                 )
             entries.append(Entry(parameter=found[name], **values | {"layout": Layout.of(values["layout"])}))
         return cls(**dict(saved) | {"entries": tuple(entries)})

@@ -72,6 +72,11 @@ class Combined(Optimizer):
             raise ValueError("Combined: a parameter of the new group is already in another group.")
         part = self.parts[number]
         part.add_param_group(group)  # fills in the part's own defaults, or refuses
+        try:
+            check_fused(part, "Combined")
+        except ValueError:
+            part.param_groups.pop()
+            raise
         self.param_groups.append(part.param_groups[-1])
 
     @torch.no_grad()
@@ -162,11 +167,16 @@ def check_part(part: object) -> None:
         raise ValueError(
             f"Combined: the {type(part).__name__} part already has state; combine before the first step."
         )
-    for group in part.param_groups if isinstance(part, torch.optim.SGD) else ():
+    check_fused(part, "Combined")
+
+
+def check_fused(optimizer: Optimizer, caller: str) -> None:
+    """Raise for torch's fused SGD where it is wrong."""
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
         # https://github.com/pytorch/pytorch/issues/191763: wrong momentum, infinite after a few steps
         if group.get("fused") and any(p.is_cpu and p.dtype in (torch.float16, torch.bfloat16) for p in group["params"]):
             raise ValueError(
-                "Combined: torch's fused SGD corrupts the momentum of 16-bit weights on a CPU; give it fused=False."
+                f"{caller}: torch's fused SGD corrupts the momentum of 16-bit weights on a CPU; give it fused=False."
             )
 
 

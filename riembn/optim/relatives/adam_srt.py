@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, check_betas, check_range
+from .base import RowMethod
 
 __all__ = ["AdamSRT"]
 
@@ -53,11 +53,6 @@ class AdamSRT(RowMethod):
     ) -> None:
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, transport=transport)
         super().__init__(params, defaults)
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_betas(self, group)
-        check_range(self, group, "weight_decay", 0, math.inf)
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         (beta1, beta2), eps = group["betas"], group["eps"]

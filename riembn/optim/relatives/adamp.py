@@ -8,19 +8,13 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, adam_direction, check_betas, check_range, momentum_direction, unit
+from .base import RowMethod, adam_direction, momentum_direction, unit
 
 __all__ = ["AdamP", "SGDP"]
 
 
 class _Projecting(RowMethod):
     scale_free = False
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "weight_decay", 0, math.inf)
-        check_range(self, group, "delta", 0, math.inf)
-        check_range(self, group, "wd_ratio", 0, 1, open_high=False)
 
     def project(self, w: Tensor, g: Tensor, u: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
         """``u`` without its part along ``w`` where the gradient is orthogonal to ``w``, and the share of decay left."""
@@ -70,10 +64,6 @@ class SGDP(_Projecting):
         shared = dict(weight_decay=weight_decay, nesterov=nesterov, delta=delta, wd_ratio=wd_ratio)
         super().__init__(params, dict(lr=lr, momentum=momentum, **shared))
 
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         lr, momentum = group["lr"], group["momentum"]
         u = momentum_direction(state, g, momentum, nesterov=group["nesterov"])
@@ -113,10 +103,6 @@ class AdamP(_Projecting):
     ) -> None:
         shared = dict(weight_decay=weight_decay, nesterov=nesterov, delta=delta, wd_ratio=wd_ratio)
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, **shared))
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_betas(self, group)
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         lr = group["lr"]

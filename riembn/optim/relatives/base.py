@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +10,18 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ...geometry import Layout
+from ..rows.checks import check_options
+from ..rows.joint import pairs
 
-__all__ = ["RowMethod", "adam_direction", "center", "check_betas", "check_range", "momentum_direction", "unit"]
+__all__ = ["RowMethod", "adam_direction", "center", "momentum_direction", "unit"]
 
 
 class RowMethod(Optimizer):
     """An optimizer whose parameters are stacks of weight rows, stepped one tensor at a time.
 
-    A subclass gives `update`, and `prepare` if its rows have to start somewhere else, `check` if it has more
-    hyper-parameters than a rate. Param groups are those of `riembn.Split.groups`; state is kept in row form, shape
-    ``(rows, fan_in)`` or ``(rows, 1)``, for a weight that turns together with its bias under the weight.
+    A subclass gives `update`, and `prepare` if its rows have to start somewhere else. Param groups are those of
+    `riembn.Split.groups`; state is kept in row form, shape ``(rows, fan_in)`` or ``(rows, 1)``, for a weight that
+    turns together with its bias under the weight.
 
     Raises:
         ValueError: For a hyper-parameter out of range; for a parameter that is no float32 or float64 stack of rows,
@@ -49,15 +50,11 @@ class RowMethod(Optimizer):
         """The rows that the method starts from; as they are unless a subclass says otherwise."""
         return w
 
-    def check(self, group: dict[str, Any]) -> None:
-        """Raise ValueError for a hyper-parameter out of range."""
-        check_range(self, group, "lr", 0, math.inf)
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            self.check(group)
+            check_options(group, self.defaults.keys(), _name(self))
             for tensors in _weights(group, self):
                 self._check_rows(tensors, group)
         except (TypeError, ValueError):
@@ -176,40 +173,12 @@ def adam_direction(
     return m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
 
 
-def check_range(
-    optimizer: Optimizer, group: dict[str, Any], name: str, low: float, high: float, *, open_high: bool = True
-) -> None:
-    """Raise ValueError unless ``group[name]`` is a finite number in the range."""
-    value = group[name]
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = float(value)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high or (open_high and value == high):
-        accepted = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g}{')' if open_high else ']'}"
-        raise ValueError(f"{_name(optimizer)}: {name}={value!r}, but {name} must be a finite number {accepted}.")
-
-
-def check_betas(optimizer: Optimizer, group: dict[str, Any]) -> None:
-    """Raise ValueError unless ``betas`` are two numbers in [0, 1) and ``eps`` is not negative."""
-    betas = group["betas"]
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise ValueError(f"{_name(optimizer)}: betas={betas!r}, but betas must be two numbers in [0, 1).")
-    for i, beta in enumerate(betas):
-        check_range(optimizer, {f"betas[{i}]": beta}, f"betas[{i}]", 0, 1)
-    check_range(optimizer, group, "eps", 0, math.inf)
-
-
 def _weights(group: dict[str, Any], optimizer: Optimizer) -> list[tuple[Tensor, ...]]:
     """The group's weights, each with its bias where the two are one row (``joint=True``)."""
     params = group["params"]
     if not group.get("joint"):
         return [(p,) for p in params]
-    if len(params) % 2:
-        raise ValueError(
-            f"{_name(optimizer)}: a group with joint=True holds {len(params)} parameters, but weights and biases "
-            "come in turn; give riembn.split(...).groups() as it is."
-        )
-    return list(zip(params[::2], params[1::2], strict=True))
+    return list(pairs(params, _name(optimizer)))
 
 
 def _rows(tensors: Sequence[Tensor], group: dict[str, Any]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, check_range
+from .base import RowMethod
 
 __all__ = ["CayleySGD"]
 
@@ -53,13 +53,6 @@ class CayleySGD(RowMethod):
     ) -> None:
         defaults = dict(lr=lr, momentum=momentum, iterations=iterations, restore_every=restore_every)
         super().__init__(params, defaults)
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-        for name in ("iterations", "restore_every"):
-            if not isinstance(group[name], int) or group[name] < 1:
-                raise ValueError(f"CayleySGD: {name}={group[name]!r}, but {name} must be a whole number >= 1.")
 
     def prepare(self, w: Tensor, group: dict[str, Any]) -> Tensor:
         if w.shape[0] > w.shape[1]:

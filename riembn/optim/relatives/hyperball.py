@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, adam_direction, check_betas, check_range, momentum_direction, unit
+from .base import RowMethod, adam_direction, momentum_direction, unit
 
 __all__ = ["AdamH", "HyperballSGD"]
 
@@ -38,10 +38,6 @@ class HyperballSGD(RowMethod):
     def __init__(self, params: ParamsT, lr: float | Tensor = 0.02, *, momentum: float = 0.9) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum))
 
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         return hyperball(w, momentum_direction(state, g, group["momentum"]), group["lr"])
 
@@ -70,10 +66,6 @@ class AdamH(RowMethod):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps))
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_betas(self, group)
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         return hyperball(w, adam_direction(state, g, group["betas"], group["eps"]), group["lr"])

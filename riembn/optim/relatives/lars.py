@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, check_range, momentum_direction
+from .base import RowMethod, momentum_direction
 
 __all__ = ["LARS"]
 
@@ -47,12 +46,6 @@ class LARS(RowMethod):
     ) -> None:
         defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust, by_row=by_row)
         super().__init__(params, defaults)
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-        for name in ("weight_decay", "trust"):
-            check_range(self, group, name, 0, math.inf)
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         g = g + group["weight_decay"] * w

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, check_range, momentum_direction, unit
+from .base import RowMethod, momentum_direction, unit
 
 __all__ = ["MuonRows", "newton_schulz"]
 
@@ -44,12 +44,6 @@ class MuonRows(RowMethod):
         steps: int = 3,
     ) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, nesterov=nesterov, steps=steps))
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-        if not isinstance(group["steps"], int) or group["steps"] < 1:
-            raise ValueError(f"MuonRows: steps={group['steps']!r}, but steps must be a whole number >= 1.")
 
     def prepare(self, w: Tensor, group: dict[str, Any]) -> Tensor:
         return unit(w)

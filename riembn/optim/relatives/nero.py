@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, center, check_range, unit
+from .base import RowMethod, center, unit
 
 __all__ = ["Nero"]
 
@@ -38,10 +38,6 @@ class Nero(RowMethod):
         self, params: ParamsT, lr: float | Tensor = 0.01, *, beta: float = 0.999, center: bool = True
     ) -> None:
         super().__init__(params, dict(lr=lr, beta=beta, center=center))
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "beta", 0, 1)
 
     def prepare(self, w: Tensor, group: dict[str, Any]) -> Tensor:
         if group["center"] and w.shape[1] == 1:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, adam_direction, check_betas, check_range, momentum_direction, unit
+from .base import RowMethod, adam_direction, momentum_direction, unit
 
 __all__ = ["ObliqueAdam", "ObliqueSGD"]
 
@@ -41,10 +41,6 @@ class ObliqueSGD(_Oblique):
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3, *, momentum: float = 0.9) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum))
 
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         return self.retract(w, momentum_direction(state, g, group["momentum"]), group["lr"])
 
@@ -76,10 +72,6 @@ class ObliqueAdam(_Oblique):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps))
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_betas(self, group)
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         return self.retract(w, adam_direction(state, g, group["betas"], group["eps"]), group["lr"])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, check_range, momentum_direction, unit
+from .base import RowMethod, momentum_direction, unit
 
 __all__ = ["PBWN"]
 
@@ -44,12 +44,6 @@ class PBWN(RowMethod):
     ) -> None:
         defaults = dict(lr=lr, momentum=momentum, nesterov=nesterov, every=every, tangent=tangent)
         super().__init__(params, defaults)
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-        if not isinstance(group["every"], int) or group["every"] < 1:
-            raise ValueError(f"PBWN: every={group['every']!r}, but every must be a whole number of steps >= 1.")
 
     def prepare(self, w: Tensor, group: dict[str, Any]) -> Tensor:
         return unit(w)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, check_range, momentum_direction, unit
+from .base import RowMethod, momentum_direction, unit
 
 __all__ = ["RadialBrakeSGD"]
 
@@ -46,12 +46,6 @@ class RadialBrakeSGD(RowMethod):
         inward: float = 1.0,
     ) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, outward=outward, inward=inward))
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-        for name in ("outward", "inward"):
-            check_range(self, group, name, 0, 1, open_high=False)
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         z = w - group["lr"] * momentum_direction(state, g, group["momentum"])

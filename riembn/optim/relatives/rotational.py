@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .base import RowMethod, adam_direction, center, check_betas, check_range, momentum_direction, unit
+from .base import RowMethod, adam_direction, center, momentum_direction, unit
 
 __all__ = ["RotationalAdamW", "RotationalSGD"]
 
 
 class _Rotational(RowMethod):
     """What both variants share: an update of known average length, tangent and, if asked, centered."""
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "weight_decay", 0, math.inf)
-        check_range(self, group, "decay_of_norm", 0, 1)
 
     def prepare(self, w: Tensor, group: dict[str, Any]) -> Tensor:
         if not group["center"]:
@@ -77,10 +71,6 @@ class RotationalSGD(_Rotational):
         shared = dict(weight_decay=weight_decay, center=center, decay_of_norm=decay_of_norm)
         super().__init__(params, dict(lr=lr, momentum=momentum, **shared))
 
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_range(self, group, "momentum", 0, 1)
-
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         angle = (2 * group["lr"] * group["weight_decay"] / (1 + group["momentum"])) ** 0.5
         return self.rotate(w, momentum_direction(state, g, group["momentum"]), angle, state, group)
@@ -114,10 +104,6 @@ class RotationalAdamW(_Rotational):
     ) -> None:
         shared = dict(weight_decay=weight_decay, center=center, decay_of_norm=decay_of_norm)
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, **shared))
-
-    def check(self, group: dict[str, Any]) -> None:
-        super().check(group)
-        check_betas(self, group)
 
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         beta1 = group["betas"][0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import kernels
 from ...geometry import Layout
+from ...invariance.refusals import flat_pieces
 from .arithmetic import compute_dtype
 from .sharded import is_sharded, local, placed_as, whole
 
@@ -25,6 +26,7 @@ class Range(NamedTuple):
     open_low: bool = False
     open_high: bool = False
     none: bool = False  # whether None is accepted, too
+    whole: bool = False
 
     def check(self, caller: str, name: str, value: Any) -> None:
         """Raise ValueError unless ``value`` is a finite number (or one-element tensor) in the range."""
@@ -35,7 +37,8 @@ class Range(NamedTuple):
             if value.device.type != "cpu":
                 return  # reading it would wait for the device
             number = value.item()
-        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
+        kind = int if self.whole else (int, float)
+        if isinstance(number, kind) and not isinstance(number, bool) and math.isfinite(number):
             above = number > self.low or (number == self.low and not self.open_low)
             if above and (number < self.high or (number == self.high and not self.open_high)):
                 return
@@ -43,7 +46,7 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            accepted = f"a finite number {'>' if self.open_low else '>='} {self.low:g}"
+            accepted = f"a {'whole' if self.whole else 'finite'} number {'>' if self.open_low else '>='} {self.low:g}"
         else:
             ends = ("(" if self.open_low else "[", ")" if self.open_high else "]")
             accepted = f"a number in {ends[0]}{self.low:g}, {self.high:g}{ends[1]}"
@@ -56,6 +59,11 @@ RANGES = {
     "eps": Range(),
     "grad_clip": Range(open_low=True, none=True),
     "alpha": Range(),
+    # of the relatives
+    **dict.fromkeys(("weight_decay", "trust", "delta"), Range()),
+    **dict.fromkeys(("wd_ratio", "outward", "inward"), Range(high=1)),
+    **dict.fromkeys(("beta", "decay_of_norm"), Range(high=1, open_high=True)),
+    **dict.fromkeys(("steps", "every", "iterations", "restore_every"), Range(low=1, whole=True)),
 }
 BETAS = Range(high=1, open_high=True)
 
@@ -71,13 +79,15 @@ def check_options(group: Mapping[str, Any], names: Collection[str], caller: str)
             raise ValueError(f"{caller}: betas={betas!r}, but betas must be a pair of numbers in [0, 1).")
         for i, beta in enumerate(betas):
             BETAS.check(caller, f"betas[{i}]", beta)
-    if group["foreach"] and group["fused"]:
+    if group.get("foreach") and group.get("fused"):
         raise ValueError(f"{caller}: foreach=True and fused=True exclude each other; leave one at None.")
 
 
 def check_rows(p: Tensor, which: str, group: Mapping[str, Any], caller: str) -> None:
     """Raise ValueError unless ``p`` is a stack of finite, non-zero weight rows."""
     shape = tuple(p.shape)
+    if advice := flat_pieces(p):
+        raise ValueError(f"{caller}: parameter {which} has shape {shape}: {advice}")
     if p.dim() < 2:
         raise ValueError(
             f"{caller}: parameter {which} has shape {shape}, but weight rows are the rows of tensors with "
