@@ -20,7 +20,7 @@ CELLS = {
     "08-decay": (["verdict", "verdict-table"], 0, 0),
     "09-clipping": (["clipping-05", "clipping-05-other"], 3, 2),
     "10-alpha": (["alpha-09", "alpha-09-other"], 2, 1),
-    "11-plateau": (["plateau-09", "plateau-09-shown"], 2, 2),
+    "11-plateau": (["plateau-09"], 2, 2),
     "12-table": (["table-12", "table-14"], 1, 1),
     "13-relatives": (["study", "compared"], 1, 0),
 }
