@@ -167,7 +167,7 @@ def plateaus(runs: pandas.DataFrame, where: str) -> Iterator[Comparison | str]:
 
 
 def rate_control(runs: pandas.DataFrame, where: str) -> Iterator[Comparison | str]:
-    """SGD turns its vectors by the angle that rate and decay set, and decay does nothing that its rate does not do.
+    """SGD turns its weight rows by the angle that rate and decay set, and decay does nothing that its rate does not do.
 
     Compared with the angle of balance is the root mean square angle, once it is reached; compared with decay on all
     parameters are decay on the invariant rows alone, and no decay with each row's effective rate replayed.
