@@ -239,8 +239,8 @@ CLAIMS: dict[str, Claim] = {
         test="test_claims.py::test_lengths_part_the_paths_of_sgd_alone",
     ),
     "C8": Claim(
-        "Weight decay of a weight row without length “functions as a learning rate control”: rate and decay set the angle "
-        "by which SGD turns it.",
+        "Weight decay of a weight row without length “functions as a learning rate control”: rate and decay set the "
+        "angle by which SGD turns it.",
         f"{_CHO}, poster; the angle is that of Wan et al. 2020 and Kosson et al. 2023",
         rate_control,
     ),
