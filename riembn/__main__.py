@@ -138,10 +138,12 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     store, damaged = _existing(options.store), _Damaged()
-    records = list(store.records(damaged))
+    records, failures = list(store.records(damaged)), store.failures()
+    if not records and not failures and not damaged.code:
+        print(f"no records in {options.store}")
     for record in records:
         print("  ".join([_summary(record), *_own(record, records)]))
-    for name, text in store.failures().items():
+    for name, text in failures.items():
         print(f"{name}  failed: {last_line(text)}")
     return damaged.code
 

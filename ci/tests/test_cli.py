@@ -312,3 +312,8 @@ def test_design_says_what_is_missing(tmp_path, capsys):
     code, out, err = run(capsys, "design", "A", "--store", tmp_path, "--dry-run")
     assert (code, err) == (0, "") and out == "block A, study 1: 120 runs, 80 to be run next\n"
     assert run(capsys, "design", "Z", "--store", tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_an_empty_store_is_said_to_be_empty(capsys, tmp_path, command):
+    assert run(capsys, command, "--store", tmp_path)[:2] == (0, f"no records in {tmp_path}\n")

@@ -210,6 +210,8 @@ LOADER = DataLoader(TensorDataset(IMAGES, TARGETS), batch_size=8)
         (torch.zeros(8, 3, 8, 8, device="meta"), "is a float32 tensor .*; a tensor on the meta device holds no num"),
         (batch(8, 1, 8, 8), r"fails on a float32 tensor of shape \(8, 1, 8, 8\) \(RuntimeError: .*3 channels"),
         (batch(3, 8, 8), r"fails on a float32 tensor of shape \(3, 8, 8\) \(ValueError: expected 4D"),
+        ((8, 3, 8, 8), r"is a tuple of 4 items; a shape is no example: give torch.randn\(8, 3, 8, 8\)"),
+        (torch.Size([8, 3, 8, 8]), r"a shape is no example: give torch.randn\(8, 3, 8, 8\)"),
         ([batch(3)] * 9, "fails on a list of 9 items"),
     ],
 )

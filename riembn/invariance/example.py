@@ -70,6 +70,8 @@ def slip(model: nn.Module, given: Any) -> str:
     """What is likely wrong with an example on which a model fails, and what to do; empty if nothing is known."""
     if type(given).__module__.partition(".")[0] == "numpy":
         return "an array is no tensor: give torch.from_numpy(example_input)"
+    if isinstance(given, list | tuple) and given and all(type(size) is int for size in given):
+        return f"a shape is no example: give torch.randn({', '.join(map(str, given))})"
     if isinstance(given, torch.utils.data.DataLoader):
         return "give one batch of inputs: next(iter(loader))[0]"
     if isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(g, Tensor) for g in given):
