@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -57,9 +58,12 @@ def render(root: Path) -> tuple[Path, bool]:
 def epub(root: Path) -> Path:
     """Build the staged pages as one ePub, ``_build/epub/riembn.epub``."""
     work, target = root / "_build" / "site-epub", root / "_build" / "epub" / "riembn.epub"
+    config = _config(root)
+    # Records and tables of numbers are files of the site; a book has no place for them and leaves them out.
+    config["sphinx"]["config"]["suppress_warnings"].append("epub.unknown_project_files")
     shutil.rmtree(work, ignore_errors=True)
     try:
-        _sphinx(root, yaml.safe_dump(_config(root), allow_unicode=True), work, "epub")
+        _sphinx(root, yaml.safe_dump(config, allow_unicode=True), work, "epub")
         (made,) = work.rglob("*.epub")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, target)
@@ -128,7 +132,7 @@ def _beyond_need(folder: str, names: list[str]) -> set[str]:
     }
 
 
-def _config(root: Path) -> dict[str, object]:
+def _config(root: Path) -> dict[str, Any]:
     """``_config.yml``; where the book is to be published (BOOK_URL) it also names its own address."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     sphinx = config["sphinx"]["config"]
