@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
-from website import contents, digest, execute, processes, stage  # noqa: E402
+from website import contents, digest, execute, processes, render, stage  # noqa: E402
 from website.__main__ import main  # noqa: E402
 from website.archive import schema  # noqa: E402
 from website.check import check  # noqa: E402
@@ -167,10 +167,12 @@ def test_digest_of_records_is_that_of_the_runs_a_chapter_named(book: Path) -> No
     (folder / "net-s0-aa.json").unlink()
     assert records("aa") == records() != before  # a record that is gone makes a chapter run again
 
-    page.source.write_text(page.source.read_text().replace("import numpy", "store.frame()\\nimport numpy"))
-    before = records()
-    (folder / "net-s2-cc.json").write_text("{}")
-    assert records() != before
+    good = page.source.read_text()
+    for number, reads in enumerate(("store.frame()", "if study.missing(store): 1", "pages.outcome(study, store)")):
+        page.source.write_text(good.replace("import numpy", f"{reads}\\nimport numpy"))
+        before = records()
+        (folder / f"net-s{number + 2}-cc.json").write_text("{}")
+        assert records() != before
 
 
 def test_a_change_of_text_keeps_the_smoke_runs_and_a_change_of_the_package_does_not(
@@ -253,6 +255,12 @@ def test_site_of_one_changed_chapter_is_that_of_a_whole_build(built: Path) -> No
     finally:
         source.write_text(good, encoding="utf-8")
         assert main([], built) == 0
+
+
+def test_one_epub_of_all_pages(built: Path) -> None:
+    with zipfile.ZipFile(render.epub(built)) as book:
+        names = book.namelist()
+        assert "mimetype" in names and any(name.endswith("02-turn.xhtml") for name in names)
 
 
 def test_numbers_of_figures_and_tables_are_files_of_the_site(built: Path) -> None:

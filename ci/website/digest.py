@@ -11,8 +11,10 @@ from pathlib import Path
 
 from website.contents import Page
 
-# The code of a chapter that reads the whole store, and not only the runs that it says it is drawn from.
-WHOLE_STORE = re.compile(r"\bstore\.frame\(|\)\.frame\(|\bclaims\b")
+# Of a cell that reads what is not among the runs it says it is drawn from: all of them, or which are there by now.
+WHOLE_STORE = re.compile(
+    r"\bstore\.frame\(|\)\.frame\(|\bclaims\b|\.(missing|remaining)\(|\bpages\.(outcome|awaited)\("
+)
 
 
 def code_digest(root: Path, page: Page, profile: str) -> str:
@@ -38,7 +40,8 @@ def package_digest(root: Path) -> str:
 
 
 def records_digest(root: Path, page: Page, profile: str, used: Iterable[str]) -> str:
-    """Of the records that a chapter read: those of the runs that it named, or all, if it reads the whole store."""
+    """Of the records that a chapter read: those of the runs that it named, or all, if it reads the whole store
+    or waits for runs that are not there."""
     folders = stores(root, profile)
     cells = json.loads(page.source.read_text(encoding="utf-8"))["cells"]
     if any(WHOLE_STORE.search("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"):

@@ -137,12 +137,16 @@ def ablated(field: str, used: float, without: float, symbol: str) -> Rule:
         runs = runs[~runs["constant"] & runs["decays"]]
         for method in ("sgd-g", "adam-g"):
             mine = curves(runs, method)
-            for pair in ablations(mine, field, used, without, symbol):
+            pairs = list(ablations(mine, field, used, without, symbol))
+            for pair in pairs:
                 yield from _compared(pair, where, test_error, "points", POINTS, part=pair.part)
-            for pair in neighbors(mine, field, used, without, symbol):
+            others = list(neighbors(mine, field, used, without, symbol))
+            for pair in others:
                 yield from _compared(
                     pair, where, test_error, "points", POINTS, asks="not worse", part=pair.part
                 )
+            if any(pair.rank == TUNED for pair in pairs) and not others:
+                yield f"{NAMES[method]}, {where}: nothing on whether {used:g} is near the best, without other {symbol}"
 
     return rule
 
