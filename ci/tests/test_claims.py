@@ -13,7 +13,7 @@ from pretended import Pretended
 
 import riembn
 from riembn.__main__ import main
-from riembn.evidence.claims import CLAIMS, NOT_TESTED, PROVED, PROVED_IN_PART, judge
+from riembn.evidence.claims import CLAIMS, NOT_TESTED, PROVED, PROVED_IN_PART, _settings, judge
 from riembn.evidence.designs import DESIGNS
 from riembn.evidence.readings import predicted_angle
 from riembn.evidence.settings import TUNING_SEEDS, prepare
@@ -65,6 +65,12 @@ def against_sgd(method, gap, seeds=5, column="test_error", spread=1.0, **fields)
     runs = [made_up(seed=s, **put(column, 10.0), **fields) for s in range(seeds)]
     values = [10 + gap + spread * SPREAD[s % 5] for s in range(seeds)]
     return runs + [made_up(method, s, **put(column, value), **fields) for s, value in enumerate(values)]
+
+
+def test_settings_of_several_comparisons_are_said_once():
+    once = ["tuned, 5 tries each", "tuned, 5 tries each, the best at the edge of its grid", "", "at preset rates"]
+    assert _settings(once) == "tuned, 5 tries each; at preset rates, some best at the edge of its grid"
+    assert _settings(once[1:]) == "tuned, 5 tries each, the best at the edge of its grid; at preset rates"
 
 
 def put(column, value):
@@ -623,6 +629,14 @@ def test_every_claim_is_decided_by_the_runs_of_the_designs():
     # Eight angles of block D, two controls, and what other blocks hold for long enough.
     assert found["C8"].verdict == "supported" and len(found["C8"].deciding) >= 10
     assert not any(verdict.verdict == NOT_TESTED for verdict in found.values())
+
+
+def test_rates_around_which_block_e2_looks_are_those_that_block_e_chose():
+    for tuned, around in zip(DESIGNS["E"](), DESIGNS["E2"](), strict=False):
+        (field,) = tuned.vary
+        table = tuned.tuned(RECORDS)
+        best = table[table["best"] & (table[field] == 0.1)].set_index("method")["lr"]
+        assert best.to_dict() == {config.method: config.lr for config in around.configs()}
 
 
 def test_verdicts_on_the_committed_records_are_their_numbers():

@@ -8,11 +8,12 @@ about the space itself are identities: they are proved in a chapter, and a test 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .intervals import Difference, difference
+from .pairs import AT_EDGE
 from .rules import (
     ANGLE,
     DISAGREEMENT,
@@ -182,10 +183,19 @@ def _difference(comparison: Comparison) -> Difference:
     return difference(comparison.values, comparison.baseline)
 
 
+def _settings(all_of_claim: Iterable[str]) -> str:
+    """How the settings of several comparisons were chosen, each way once."""
+    ways = list(dict.fromkeys(filter(None, all_of_claim)))
+    plain = dict.fromkeys(way.removesuffix(AT_EDGE) for way in ways)
+    if len(plain) == len(ways):
+        return "; ".join(ways)
+    return "; ".join(plain) + AT_EDGE.replace("the best", "some best")
+
+
 def _verdict(key: str, findings: Sequence[Finding], notes: Sequence[str]) -> Verdict:
     claim = CLAIMS[key]
     deciding = [finding for finding in findings if finding.settled]
-    at = "; ".join(dict.fromkeys(finding.comparison.at for finding in deciding if finding.comparison.at))
+    at = _settings(finding.comparison.at for finding in deciding)
     if claim.proof:
         notes = [f"proved in {claim.proof}, and tested by ci/tests/{claim.test}", *notes]
     if deciding:

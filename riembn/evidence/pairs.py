@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "CONTROL", "RUNNING", "TUNED", "Pair", "ablations", "against_sgd", "controls", "matched", "neighbors", "rate",
-    "variants",
+    "AT_EDGE", "CONTROL", "RUNNING", "TUNED", "Pair", "ablations", "against_sgd", "controls", "matched", "neighbors",
+    "rate", "variants",
 ]  # fmt: skip
 
 # What decides over what; a comparison of rank below 0 never does. A running loss is the last to be asked.
 TUNED, PRESET, OWN, RUNNING, CONTROL = 3, 2, 1, 0, -1
+AT_EDGE = ", the best at the edge of its grid"
 MATCHED = 0.1  # by how much the angles of two methods may differ to be called equal
 
 
@@ -169,4 +170,4 @@ def _how_tuned(first: pandas.DataFrame, second: pandas.DataFrame, by: str = "tri
     tries = [int(curve[by].iloc[0]) for curve in (first, second)]
     effort = f"{tries[0]} tries each" if tries[0] == tries[1] else f"{tries[0]} tries against {tries[1]}"
     at_edge = any(curve["at_edge"].iloc[0] for curve in (first, second))
-    return f"tuned, {effort}" + (", the best at the edge of its grid" if at_edge else "")
+    return f"tuned, {effort}" + (AT_EDGE if at_edge else "")
