@@ -182,6 +182,17 @@ def relatives() -> list[Study]:
     ]
 
 
+def rest_rates() -> list[Study]:
+    """Block H (the package's default): the rate of what is not on the sphere, on held-out images, beside SGD."""
+    rows: dict[str, Any] = {"methods": ("sgd-g", "adam-g", "psi-sgd"), "vary": {"rest_lr": [0.01, 0.1]}}
+    seeds, studies = (100, 101), []
+    for network, width, epochs in (("wrn-10-1", 1.0, 3), ("resnet-20", 0.5, 4)):
+        common = {"width": width, "epochs": epochs, "drops": (epochs - 2, epochs - 1), "evaluate_at": (epochs,)}
+        base = preset(f"{network}/fashion-mnist/sgd", profile="laptop", rule="invariant", holdout=5000, **common)
+        studies += [Study(base, seeds=seeds), Study(base, seeds=seeds, **rows)]
+    return studies
+
+
 DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "A": ends,
     "A3": early,
@@ -192,6 +203,7 @@ DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "E2": around,
     "A0": ends_without_decay,
     "R": relatives,
+    "H": rest_rates,
 }
 """Each experiment by its letter, in the order in which they are worth running."""
 
