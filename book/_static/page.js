@@ -2,7 +2,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   // A part that scrolls on its own is reached by the keyboard, too.
   const reach = () => {
-    for (const part of document.querySelectorAll(".bd-article :is(pre, .riembn-table, .riembn-plot, .math, .pst-scrollable-table-container)")) {
+    for (const part of document.querySelectorAll(".bd-article :is(pre, .riembn-table, .riembn-plot, .math, mjx-container, .pst-scrollable-table-container)")) {
       const scrolls = part.scrollWidth > part.clientWidth + 1;
       if (scrolls && !part.hasAttribute("tabindex")) {
         part.tabIndex = 0;
@@ -16,6 +16,7 @@ document.addEventListener("DOMContentLoaded", () => {
   reach();
   addEventListener("resize", reach);
   addEventListener("load", reach);
+  addEventListener("load", () => window.MathJax?.startup?.promise?.then(reach)); // formulas are set by now
   document.addEventListener("toggle", reach, true);
 
   // A link to a part that is folded away unfolds it.
