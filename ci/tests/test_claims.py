@@ -477,6 +477,8 @@ def test_balance_is_tested_once_it_is_reached():
     assert falling.verdict == NOT_TESTED and "lengths still fall, which moves the angle by 23 %" in falling.notes[0]
     nearly = said("C8", balanced(1.0, shrink=0.08))
     assert nearly.verdict == "supported" and nearly.findings[0].found.difference == pytest.approx(0, abs=0.01)
+    apart = said("C8", balanced(1.0, shrink=0.2)[:1] + balanced(1.0, shrink=-0.05)[1:])  # each by its own drift
+    assert apart.verdict == "supported" and apart.findings[0].found.difference == pytest.approx(0, abs=0.01)
     old = [run.assign(angle_rms=math.nan) for run in balanced(1.0)]
     assert "the root mean square angle was not recorded" in said("C8", old).notes[0]
     both = said("C8", balanced(1.0, steps=100, lr=0.01) + balanced(1.02))

@@ -136,17 +136,16 @@ def angle_over_balance(curve: pandas.DataFrame) -> pandas.Series:
         raise Untested("one seed; two are needed")
     if full["epoch"].max() < 2:
         raise Untested("one epoch at the full rate; two are needed to see how far lengths move")
-    ratios, drifts = {}, []
+    measured, shares = {}, {}
     for seed, epochs in full.groupby("seed"):
         # One epoch more than is averaged: the lengths at the end of it are those that the others start from.
         window = epochs.sort_values("epoch").iloc[-math.ceil(len(epochs) / 3) - 1 :]
         first, last = window.iloc[0], window.iloc[-1]
         drift = 2 * math.log(last["weight_norm"] / first["weight_norm"]) / (last["step"] - first["step"])
-        drifts.append((1 - one["momentum"]) * drift / pull)
-        measured = math.sqrt(window["angle_rms"].iloc[1:].astype(float).pow(2).mean())
-        ratios[seed] = measured / predicted_angle(one, drift=max(drift, -pull))
-    drift = sum(drifts) / len(drifts)
-    if abs(drift) > DRIFT:
+        shares[seed] = (1 - one["momentum"]) * drift / pull
+        measured[seed] = math.sqrt(window["angle_rms"].iloc[1:].astype(float).pow(2).mean())
+    drift = sum(shares.values()) / len(shares)
+    if abs(drift) > DRIFT or min(shares.values()) <= -1:
         moved = 100 * abs(math.sqrt(max(0.0, 1 + drift)) - 1)
         raise Untested(
             f"lengths still {'fall' if drift < 0 else 'grow'}, which moves the angle by {moved:.0f} %; "
@@ -154,7 +153,8 @@ def angle_over_balance(curve: pandas.DataFrame) -> pandas.Series:
         )
     import pandas
 
-    return pandas.Series(ratios)
+    each = {seed: predicted_angle(one, share * pull / (1 - one["momentum"])) for seed, share in shares.items()}
+    return pandas.Series({seed: angle / each[seed] for seed, angle in measured.items()})
 
 
 def predicted_angle(run: Any, drift: float = 0.0) -> float:
