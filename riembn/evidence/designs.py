@@ -183,14 +183,22 @@ def relatives() -> list[Study]:
 
 
 def rest_rates() -> list[Study]:
-    """Block H (the package's default): the rate of what is not on the sphere, on held-out images, beside SGD."""
+    """Block H (the package's defaults): two rates of what is not on the sphere, on held-out images, beside SGD and AdamW.
+
+    A network without shortcuts, one with normalizations before its convolutions and one with normalizations behind
+    them; on digits the last two. Every method at its default rate.
+    """
     rows: dict[str, Any] = {"methods": ("sgd-g", "adam-g", "psi-sgd"), "vary": {"rest_lr": [0.01, 0.1]}}
-    seeds, studies = (100, 101), []
-    for network, width, epochs in (("wrn-10-1", 1.0, 3), ("resnet-20", 0.5, 4)):
-        common = {"width": width, "epochs": epochs, "drops": (epochs - 2, epochs - 1), "evaluate_at": (epochs,)}
-        base = preset(f"{network}/fashion-mnist/sgd", profile="laptop", rule="invariant", holdout=5000, **common)
-        studies += [Study(base, seeds=seeds), Study(base, seeds=seeds, **rows)]
-    return studies
+    seeds, bases = (100, 101, 102), []
+    for network, width, epochs in (("vgg-11", 0.125, 12), ("wrn-10-1", 1.0, 3), ("resnet-20", 0.5, 4)):
+        drops = (4, 7, 10) if epochs == 12 else (epochs - 2, epochs - 1)
+        common = {"width": width, "epochs": epochs, "drops": drops, "evaluate_at": (epochs,), "holdout": 5000}
+        bases.append(preset(f"{network}/fashion-mnist/sgd", profile="laptop", rule="invariant", **common))
+    for network in ("wrn-10-1", "resnet-20"):
+        common = {"width": 0.5, "epochs": 20, "drops": (8, 12, 16), "evaluate_at": (20,), "holdout": 300}
+        bases.append(preset(f"{network}/digits/sgd", profile="smoke", rule="invariant", **common))
+    whole: dict[str, Any] = {"methods": ("sgd", "adamw"), "baseline": "sgd"}
+    return [Study(base, seeds=seeds, **asked) for base in bases for asked in (whole, rows)]
 
 
 DESIGNS: dict[str, Callable[[], list[Study]]] = {
