@@ -183,7 +183,7 @@ def relatives() -> list[Study]:
 
 
 def rest_rates() -> list[Study]:
-    """Block H (the package's defaults): two rates of what is not on the sphere, on held-out images, beside SGD and AdamW.
+    """Block H (the defaults): two rates of what is not on the sphere, on held-out images, beside SGD and AdamW.
 
     A network without shortcuts, one with normalizations before its convolutions and one with normalizations behind
     them; on digits the last two. Every method at its default rate.
