@@ -48,7 +48,7 @@ def test_runs_that_follow_the_tuning_are_counted_before_it_is_done(tmp_path):
     left = tuned.remaining(tmp_path)
     assert len(left) == len(tuned.tuning()) + len(tuned.cells) * len(tuned.seeds)
     steps = len(left) * 12 * (10_000 // 128)
-    assert core_hours(left) == pytest.approx(steps * 0.021 / 3600)
+    assert core_hours(left) == pytest.approx(steps * 0.021 / 3600, rel=0.02)
 
 
 def test_complete_study_gives_figure_comparisons_and_verdict(study, store, page):

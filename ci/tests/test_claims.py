@@ -92,6 +92,12 @@ def test_methods_are_compared_with_sgd(key, method):
         assert found.settled.detectable > (found.found.high - found.found.low) / 2
 
 
+def test_runs_on_held_out_images_choose_settings_and_decide_nothing():
+    runs = against_sgd("sgd-g", 0.01, spread=10)
+    more = [made_up(m, s, test_error=e, holdout=300) for s in (102, 103) for m, e in (("sgd", 10.0), ("sgd-g", 5.0))]
+    assert len(said("C1", [*runs, *more]).findings) == 1
+
+
 def test_generalization_is_asked_with_and_without_decay():
     runs = against_sgd("psi-sgd", -1.0) + against_sgd("psi-sgd", 1.0, weight_decay=0.0)
     assert said("P3a", runs).verdict == "not supported"

@@ -563,7 +563,8 @@ def test_missing_image_folder_is_reported(tmp_path: Path) -> None:
         load(f"imagefolder:{tmp_path / 'nowhere'}")
 
 
-def test_cifar10_as_jpeg_reads_as_an_image_folder(tmp_path: Path) -> None:
+def test_cifar10_as_jpeg_reads_as_an_image_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, tmp_path = tmp_path, tmp_path / "cifar10-jpeg"
     with tarfile.open(published("cifar10-jpeg.tar.xz"), "r|xz") as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(("/0000.jpg", "/0001.jpg")):
@@ -574,6 +575,14 @@ def test_cifar10_as_jpeg_reads_as_an_image_folder(tmp_path: Path) -> None:
     assert train.labels.tolist() == test.labels.tolist() == [i // 2 for i in range(20)]
     with Image.open(tmp_path / "train/truck/0001.jpg") as image:
         np.testing.assert_array_equal(train.images[-1].permute(1, 2, 0).numpy(), np.asarray(image))
+    # By its name only with the files of the book's runs.
+    with pytest.raises(ValueError, match=r"load\('cifar10-jpeg'\): .* holds other files .*imagefolder:PATH\.$"):
+        load("cifar10-jpeg", root)
+    monkeypatch.setattr("riembn.data.published.CIFAR10_JPEG", content_digest(f"imagefolder:{tmp_path}"))
+    named, _ = load("cifar10-jpeg", root)
+    assert torch.equal(named.images, train.images) and named.name == "cifar10-jpeg"
+    with pytest.raises(FileNotFoundError, match="no images in .*cifar10-jpeg/train"):
+        load("cifar10-jpeg", root / "elsewhere")
 
 
 # Names
@@ -585,7 +594,7 @@ def test_unknown_name_is_refused_with_the_known_ones(name: Any) -> None:
         load(name)
     text = str(caught.value)
     assert repr(name) in text and "\n" not in text
-    for known in ("digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "imagefolder:PATH"):
+    for known in ("digits", "fashion-mnist", "cifar10", "cifar10-jpeg", "cifar100", "svhn", "imagefolder:PATH"):
         assert known in text
 
 

@@ -11,7 +11,7 @@ from .dataset import Dataset
 from .digits import digits
 from .image_folder import content_digest as folder_digest
 from .image_folder import image_folder
-from .published import cifar10, cifar100, fashion_mnist, svhn
+from .published import cifar10, cifar10_jpeg, cifar100, fashion_mnist, svhn
 
 __all__ = ["Datasets", "content_digest", "datasets", "load"]
 
@@ -58,6 +58,7 @@ datasets = Datasets(
         "digits": lambda root: digits(),
         "fashion-mnist": fashion_mnist,
         "cifar10": cifar10,
+        "cifar10-jpeg": cifar10_jpeg,
         "cifar100": cifar100,
         "svhn": svhn,
     },
@@ -69,8 +70,8 @@ def load(name: str, root: str | os.PathLike[str] | None = None) -> tuple[Dataset
 
     Args:
         name: A name of `riembn.datasets`: ``"digits"`` (in scikit-learn, no files), ``"fashion-mnist"``,
-            ``"cifar10"``, ``"cifar100"``, ``"svhn"`` (train and extra together) or one that was added; or
-            ``"imagefolder:PATH"`` (``PATH/train/CLASS/*`` and ``PATH/test/CLASS/*``, images of one size).
+            ``"cifar10"``, ``"cifar10-jpeg"``, ``"cifar100"``, ``"svhn"`` (train and extra together) or one that was
+            added; or ``"imagefolder:PATH"`` (``PATH/train/CLASS/*`` and ``PATH/test/CLASS/*``, images of one size).
         root: Folder of the published sets' files, laid out as torchvision does, into which absent ones are
             downloaded. None stands for the environment variable ``RIEMBN_DATA``, or else ``~/.cache/riembn``.
 

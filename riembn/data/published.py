@@ -1,4 +1,4 @@
-"""Fashion-MNIST, CIFAR and SVHN, through torchvision: downloaded once, and only the published bytes."""
+"""Fashion-MNIST, CIFAR and SVHN: only the published bytes, through torchvision downloaded once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .dataset import Dataset
 from .from_torchvision import import_torchvision
+from .image_folder import content_digest, image_folder
 
-__all__ = ["cifar10", "cifar100", "fashion_mnist", "svhn"]
+__all__ = ["cifar10", "cifar10_jpeg", "cifar100", "fashion_mnist", "svhn"]
 
 # md5 of the unpacked files, which torchvision does not check.
 FASHION_MNIST = {
@@ -23,6 +24,9 @@ FASHION_MNIST = {
     "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
+
+# `content_digest` of the folder with which the book's runs were made.
+CIFAR10_JPEG = "406b2dc4a99b3d68"
 
 # What torchvision raises for files that are absent, damaged, not downloadable or not writable.
 _UNUSABLE = (RuntimeError, OSError, ValueError, AssertionError, EOFError, pickle.UnpicklingError)
@@ -43,6 +47,21 @@ def fashion_mnist(root: Path) -> tuple[Dataset, Dataset]:
 def cifar10(root: Path) -> tuple[Dataset, Dataset]:
     """CIFAR-10: 50,000 and 10,000 color images of 32x32."""
     return _cifar("cifar10", "CIFAR10", root, "cifar-10-batches-py/ (or cifar-10-python.tar.gz)")
+
+
+def cifar10_jpeg(root: Path) -> tuple[Dataset, Dataset]:
+    """CIFAR-10's images, each encoded anew as JPEG of quality 75 with halved chroma.
+
+    They lie in ``cifar10-jpeg/train/CLASS/*.jpg`` and ``cifar10-jpeg/test/CLASS/*.jpg``. It is a data
+    set of its own: errors on it are not those of CIFAR-10. Nothing downloads it.
+    """
+    folder = root / "cifar10-jpeg"
+    if (found := content_digest(folder)) != CIFAR10_JPEG:
+        raise ValueError(
+            f"load('cifar10-jpeg'): {folder} holds other files (content {found}) than the book's runs had "
+            f"({CIFAR10_JPEG}); put those there, or name your own by imagefolder:PATH."
+        )
+    return image_folder(folder, "cifar10-jpeg")
 
 
 def cifar100(root: Path) -> tuple[Dataset, Dataset]:

@@ -49,12 +49,12 @@ _OWN_PSI = (0.05, 0.9)  # this project's, from before those were known
 def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     """The runs that can speak for or against a claim, one row a run and epoch, with what is known of their settings.
 
-    Runs of methods that no claim is about are left out, and so are those that tuned. Added are ``decays`` (whether
-    there is weight decay), ``constant`` (whether the rate never changes), ``plain`` (no experiment on what a method
-    rests on), ``curve`` (equal where runs differ in the seed alone), ``tries`` (how many settings the run's own were
-    the best of; 0 if it is not tuned), ``rate_tries`` (how many rates its own was the best of, other settings being
-    the same), ``at_edge`` (its rate, of that grid), ``whole`` (with all that makes the method, as its source has it),
-    ``preset`` (at its source's rates too) and ``own`` (at rates that this project once chose).
+    Runs of methods that no claim is about are left out, and so are those on held-out images, which choose settings.
+    Added are ``decays`` (whether there is weight decay), ``constant`` (whether the rate never changes), ``plain`` (no
+    experiment on what a method rests on), ``curve`` (equal where runs differ in the seed alone), ``tries`` (how many
+    settings the run's own were the best of; 0 if it is not tuned), ``rate_tries`` (how many rates its own was the best
+    of, other settings being the same), ``at_edge`` (its rate, of that grid), ``whole`` (with all that makes the method,
+    as its source has it), ``preset`` (at its source's rates too) and ``own`` (at rates that this project once chose).
     """
     if frame.empty:
         return frame
@@ -69,7 +69,8 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     # Two records may be one run, evaluated at other epochs.
     frame = frame[frame["digest"] == frame.groupby(["curve", "seed"])["digest"].transform("first")]
     is_tuning = frame["seed"].isin(TUNING_SEEDS)
-    tuning, runs = frame[is_tuning & (frame["holdout"] > 0)], frame[~is_tuning]
+    held_out = frame["holdout"] > 0
+    tuning, runs = frame[is_tuning & held_out], frame[~is_tuning & ~held_out]
     tuned, rate_tuned = _tuned(tuning, runs, TUNED_FIELDS), _tuned(tuning, runs, ["lr"])
     chosen = {curve: _chosen_by(run) for curve, run in _one_each(runs)}
     return runs.assign(
