@@ -49,6 +49,9 @@ def test_runs_that_follow_the_tuning_are_counted_before_it_is_done(tmp_path):
     assert len(left) == len(tuned.tuning()) + len(tuned.cells) * len(tuned.seeds)
     steps = len(left) * 12 * (10_000 // 128)
     assert core_hours(left) == pytest.approx(steps * 0.021 / 3600, rel=0.02)
+    # A study that is itself on held-out images has nothing that follows.
+    held_out = DESIGNS["H"]()[1]
+    assert held_out.remaining(tmp_path) == held_out.configs()
 
 
 def test_complete_study_gives_figure_comparisons_and_verdict(study, store, page):

@@ -246,8 +246,8 @@ class Study:
 
     def remaining(self, store: Store | str | Path) -> list[RunConfig]:
         """All runs that are still to be made: what is `missing`, and what follows it, at each cell's first try."""
-        missing = self.missing(store)
-        if not any(config.holdout for config in missing):
+        missing, tuning = self.missing(store), {config.digest() for config in self.tuning()}
+        if not any(config.digest() in tuning for config in missing):
             return missing
         firsts = [(cell, self._tries(cell)[0]) for cell in self.cells]
         return missing + [self._config(cell, **one, seed=seed) for cell, one in firsts for seed in self.seeds]
