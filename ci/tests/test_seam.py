@@ -254,6 +254,21 @@ print(code_digest(make), code_digest(functools.partial(make, act=act)))
     assert told[0] == told[1]
 
 
+def test_digest_of_an_optimizer_is_the_same_after_its_first_instance():
+    class Mine(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure=None):
+            return None
+
+    class Child(Mine):
+        pass
+
+    before = code_digest(Mine), code_digest(Child)
+    for kind in (Child, Mine):
+        kind([torch.nn.Parameter(torch.zeros(1))], {})
+    assert (code_digest(Mine), code_digest(Child)) == before
+
+
 def test_digest_of_code_covers_a_module_beside_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 

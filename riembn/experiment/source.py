@@ -54,6 +54,11 @@ def _is_own(module: str) -> bool:
     return module.partition(".")[0] in _OWN
 
 
+def _unhooked(thing: Any) -> Any:
+    """A method without what torch wraps around ``step``, for its profiler, when a class has its first instance."""
+    return vars(thing)["__wrapped__"] if getattr(thing, "hooked", False) is True else thing
+
+
 class _Found:
     """The texts of functions and classes that were met, by their ids; ``home`` is the module they start from."""
 
@@ -69,6 +74,7 @@ class _Found:
         if isinstance(value, torch.Tensor):
             return repr(value.tolist()) if value.numel() <= _FEW else f"{value.dtype} {tuple(value.shape)}"
         if isinstance(value, types.FunctionType | type):
+            value = _unhooked(value)
             self._add(value)
             return f"{value.__module__}.{value.__qualname__}"
         if id(value) in self._inside:  # it holds itself
@@ -113,6 +119,9 @@ class _Found:
     def _of_class(self, thing: type) -> Iterator[str]:
         yield self.told(thing.__bases__)
         for name, member in vars(thing).items():
+            bare = _unhooked(member)
+            if bare is not member and any(_unhooked(getattr(base, name, None)) is bare for base in thing.__bases__):
+                continue  # inherited
             if isinstance(member, property):
                 yield f"{name} = {self.told([member.fget, member.fset, member.fdel])}"
             elif isinstance(member, classmethod | staticmethod | functools.cached_property):

@@ -101,6 +101,27 @@ METHODS = {
     "adam-g": Look("Adam-G", ORANGE, "^"),
     "psi-sgd": Look("PSI-SGD", GREEN, "D"),
 }
+NAMES = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "sgdp": "SGDP",
+    "adamp": "AdamP",
+    "pbwn": "PBWN",
+    "nero": "Nero",
+    "lars": "LARS",
+    "muon-rows": "Muon rows",
+    "hyperball-sgd": "Hyperball",
+    "adam-h": "AdamH",
+    "rotational-sgd": "Rotational",
+    "rotational-adamw": "Rotational AdamW",
+    "oblique-sgd": "Oblique SGD",
+    "oblique-adam": "Oblique Adam",
+    "cayley-sgd": "Cayley SGD",
+    "radial-brake": "Radial brake",
+    "adam-srt": "AdamSRT",
+}
+"""The other methods of the package, as a page names them."""
+
 _RELATIVES = ((PURPLE, "v"), (BROWN, "P"), (GREY, "X"))
 
 
@@ -109,4 +130,4 @@ def look(method: str, index: int = 0) -> Look:
     if method in METHODS:
         return METHODS[method]
     color, marker = _RELATIVES[index % len(_RELATIVES)]
-    return Look(method, color, marker, width=1.2)
+    return Look(NAMES.get(method, method), color, marker, width=1.2)
