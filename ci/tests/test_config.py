@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from riembn import Method, methods, train
 from riembn.evidence.published import CHO_LEE, YI_PLAIN, YI_WITH_DECAY
 from riembn.experiment.config import FIELDS, KINDS, RunConfig, acting
+from riembn.experiment.grid import grid
 from riembn.experiment.presets import PAPER_CELLS, YI_CELLS, YI_IMAGENET, preset
 
 START = {"network": "vgg-11", "dataset": "digits", "method": "sgd-g", "epochs": 10, "lr": 0.2}
@@ -108,6 +109,28 @@ def test_a_factor_without_drops_does_not_matter():
     start = RunConfig(**START)
     assert start.replace(drop_factor=0.5) == start
     assert start.replace(drops=(3, 6), drop_factor=1.0) == start
+
+
+def test_augmentation_that_does_nothing_is_none():
+    plain = RunConfig(**START)
+    idle = RunConfig(**START, augment=True, padding=0, flip=False)
+    assert idle == plain and idle.digest() == plain.digest() and not idle.augment
+    assert (plain.padding, plain.flip) == (0, False)  # what is done, not what would be
+    assert idle.replace(augment=True) == RunConfig(**START, augment=True)
+    # Off is off: asked for beside values of the same field that act.
+    padded = RunConfig(**START, augment=True, flip=False)
+    assert [c.padding for c in grid(padded, padding=[0, 2])] == [0, 2]
+    with pytest.raises(ValueError, match="padding=2 does not act"):
+        grid(plain, padding=[0, 2])
+
+
+def test_rates_of_a_run_without_decay_on_its_rows_replay_themselves():
+    free = RunConfig(**{**START, "method": "sgd"})
+    assert free.replace(lengths="replayed") != free
+    for change in ({"weight_decay": 0.0}, {"decay_on": "rest"}):
+        same = free.replace(**change)
+        assert same.replace(lengths="replayed").digest() == same.digest()
+        assert same.replace(lengths="frozen", drops=(5,)).digest() != same.replace(drops=(5,)).digest()
 
 
 def test_integers_and_floats_of_equal_value_are_the_same_run():

@@ -41,8 +41,8 @@ _NEUTRAL: dict[str, Any] = {
     "alpha": 0.0,
     "beta2": None,
     "options": Options(),
-    "padding": 4,
-    "flip": True,
+    "padding": 0,
+    "flip": False,
     "drops": (),
     "drop_factor": 0.2,
 }
@@ -118,7 +118,7 @@ class RunConfig:
         loss: ``cross-entropy``, or ``squared``: to the labels as unit vectors, mean over images.
         label_smoothing: Share of a label that is spread over all classes, in training.
         augment: Reflect-pad, crop at random, flip at random.
-        padding: By how many pixels ``augment`` pads.
+        padding: By how many pixels ``augment`` pads; with 0, and without ``flip``, nothing is augmented.
         flip: Whether ``augment`` flips.
         pixels: ``standardize`` to zero mean and unit deviation a channel, or ``unit``: divide by 255 only.
         precision: Of the network's arithmetic: ``float32``, or under autocast ``bfloat16``, or ``float16`` with
@@ -197,6 +197,7 @@ class RunConfig:
         how = methods[self.method]
         if self.rest is None:
             self._set("rest", how.rest)
+        self._set("augment", self.augment and (self.padding > 0 or self.flip))
         for name in _NEUTRAL.keys() - acting(how, dataclasses.asdict(self)):
             self._set(name, _NEUTRAL[name])
         if self.rest_lr is None and how.kind == "rows":
@@ -311,6 +312,8 @@ class RunConfig:
             value = fields.get(name, default)
             value = Options(value) if isinstance(value, Mapping) else value
             config._set(name, tuple(value) if isinstance(value, list) else value)
+        for name in ("padding", "flip") if not config.augment else ():  # older records kept what did not act
+            config._set(name, _NEUTRAL[name])
         return config
 
     @property
@@ -340,6 +343,9 @@ def acting(method: Method, fields: Mapping[str, Any]) -> set[str]:
             found |= {"rest_momentum", "nesterov"} if fields.get("rest_momentum", True) else {"rest_momentum"}
     if method.optimizer is methods["sgd"].optimizer and method.kind == "whole":
         found |= _CONTROLS if fields.get("weight_decay", True) else {"lengths"}
+        rows_decay = "decay_on" in found and fields.get("decay_on") != "rest"
+        if fields.get("lengths") == "replayed" and not rows_decay:  # the rates are those of the run itself
+            found.remove("lengths")
     if fields.get("augment"):
         found |= {"padding", "flip"}
     if fields.get("schedule", "steps") == "steps" and fields.get("drops") and fields.get("drop_factor") != 1:
@@ -370,6 +376,8 @@ def digest_of(config: RunConfig, recipe: int) -> str:
         for name, value in config.as_dict().items()
         if _LEFT_OUT[name] is dataclasses.MISSING or value != _plain(_LEFT_OUT[name])
     }
+    if not config.augment:
+        said = {name: value for name, value in said.items() if name not in ("padding", "flip")}
     said |= {name: _one_spelling(said[name]) for name in ("options", "rest_options") if name in said}
     said["dataset"] = _portable(config.dataset)
     text = json.dumps({"recipe": recipe, **said}, sort_keys=True)
