@@ -373,8 +373,12 @@ def flat_shards_are_refused_with_the_way_out():
             (riembn.split, flat, x),
             (riembn.split, nn.Sequential(flat), x),
             (riembn.build_optimizer, flat, found, "sgd-g"),
-            (SGDG, [p for p in flat.parameters() if p.numel()][:1]),
         ]
+        pieces = [p for p in flat.parameters() if p.numel()]
+        for method in riembn.methods.values():
+            if method.kind == "rows" and method.optimizer is not torch.optim.SGD:
+                refused.append((method.optimizer, pieces[:1], 0.1))
+                refused.append((method.optimizer, [{"params": pieces[:1], "joint": True}], 0.1))
         if own_shapes:
             refused.append((riembn.build_optimizer, flat.module, found, "sgd-g"))
         for call, *words in refused:

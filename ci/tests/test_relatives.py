@@ -148,6 +148,7 @@ def test_what_cannot_be_stepped_is_refused_and_left_alone(name):
         (torch.ones(4), "no stack of weight rows"),
         (torch.ones(4, 5, dtype=torch.bfloat16), "must be float32 or float64"),
         (zero, "row 1 .* has norm 0"),
+        (torch.ones(4, 5, device="meta"), "is on the meta device and holds no numbers; bring"),
     ):
         with pytest.raises(ValueError, match=why):
             METHODS[name]([good, nn.Parameter(bad)])

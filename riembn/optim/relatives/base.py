@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from ...geometry import Layout
-from ..rows.checks import check_options
+from ..rows.checks import check_options, check_there
 from ..rows.joint import pairs
 
 __all__ = ["RowMethod", "adam_direction", "center", "momentum_direction", "unit"]
@@ -55,6 +55,7 @@ class RowMethod(Optimizer):
         group = self.param_groups[-1]
         try:
             check_options(group, self.defaults.keys(), _name(self))
+            check_there(group, _name(self))
             for tensors in _weights(group, self):
                 self._check_rows(tensors, group)
         except (TypeError, ValueError):

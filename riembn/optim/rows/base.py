@@ -17,7 +17,7 @@ from ... import kernels
 from ...geometry import Layout
 from . import joint
 from .arithmetic import add_orthogonality, compute_dtype
-from .checks import check_options, check_rows, dense_grad
+from .checks import check_options, check_rows, check_there, dense_grad, labels
 from .first_use import agrees
 from .lists import batches, row_views
 from .loading import check_method, fitting, read_by_hooks, restore_precision
@@ -66,9 +66,8 @@ class RowOptimizer(Optimizer):
         group = self.param_groups[-1]
         try:
             check_options(group, self.defaults.keys(), type(self).__name__)
-            names = group.get("param_names") or [None] * len(group["params"])
-            which = [f"{name!r}" if name else f"number {i} of its group" for i, name in enumerate(names)]
-            params, rows_group = group["params"], group
+            check_there(group, type(self).__name__)
+            which, params, rows_group = labels(group), group["params"], group
             if group.get("joint"):
                 params = [joint.pack(w, b, Layout.of(group)) for w, b in self._pairs(group)]
                 which, rows_group = [f"{name} with its bias" for name in which[::2]], _of_matrices(group)

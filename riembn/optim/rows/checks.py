@@ -15,7 +15,7 @@ from ...invariance.refusals import flat_pieces
 from .arithmetic import compute_dtype
 from .sharded import is_sharded, local, placed_as, whole
 
-__all__ = ["Range", "check_options", "check_rows", "dense_grad"]
+__all__ = ["Range", "check_options", "check_rows", "check_there", "dense_grad", "labels"]
 
 
 class Range(NamedTuple):
@@ -83,11 +83,27 @@ def check_options(group: Mapping[str, Any], names: Collection[str], caller: str)
         raise ValueError(f"{caller}: foreach=True and fused=True exclude each other; leave one at None.")
 
 
+def labels(group: Mapping[str, Any]) -> list[str]:
+    """What messages call the parameters of a group."""
+    names = group.get("param_names") or [None] * len(group["params"])
+    return [f"{name!r}" if name else f"number {i} of its group" for i, name in enumerate(names)]
+
+
+def check_there(group: Mapping[str, Any], caller: str) -> None:
+    """Raise ValueError for a parameter that is only a piece of itself, or holds no numbers."""
+    for p, which in zip(group["params"], labels(group), strict=True):
+        if advice := flat_pieces(p):
+            raise ValueError(f"{caller}: parameter {which} has shape {tuple(p.shape)}: {advice}")
+        if p.is_meta:
+            raise ValueError(
+                f"{caller}: parameter {which} is on the meta device and holds no numbers; bring the network to a real "
+                "one first (model.to_empty(device=...), then initialize or load it)."
+            )
+
+
 def check_rows(p: Tensor, which: str, group: Mapping[str, Any], caller: str) -> None:
     """Raise ValueError unless ``p`` is a stack of finite, non-zero weight rows."""
     shape = tuple(p.shape)
-    if advice := flat_pieces(p):
-        raise ValueError(f"{caller}: parameter {which} has shape {shape}: {advice}")
     if p.dim() < 2:
         raise ValueError(
             f"{caller}: parameter {which} has shape {shape}, but weight rows are the rows of tensors with "
@@ -97,11 +113,6 @@ def check_rows(p: Tensor, which: str, group: Mapping[str, Any], caller: str) -> 
     if not p.dtype.is_floating_point:
         raise ValueError(
             f"{caller}: parameter {which} is {p.dtype}; only real floating-point weights are accepted."
-        )
-    if p.is_meta:
-        raise ValueError(
-            f"{caller}: parameter {which} is on the meta device and holds no numbers; bring the network to a real one "
-            "first (model.to_empty(device=...), then initialize or load it)."
         )
     if local(p.detach()).is_neg():
         raise ValueError(f"{caller}: parameter {which} is a view of its negative; give parameter.resolve_neg().")
