@@ -81,7 +81,8 @@ def build_optimizer(
 
     Returns:
         A `torch.optim.Optimizer`: the method's own for one of kind "whole", else `riembn.Combined` whose part 0
-        holds the weights on the manifold. Works with every ``lr_scheduler``, ``GradScaler`` and ``state_dict``.
+        holds the weights on the manifold, and whose groups have the names of their parameters (``param_names``).
+        Works with every ``lr_scheduler``, ``GradScaler`` and ``state_dict``.
         Parameters that are frozen (``requires_grad=False``) are in it too, as in torch: they train once unfrozen.
 
     Raises:
@@ -119,7 +120,9 @@ def build_optimizer(
         shared = {name: overrides[name] for name in SHARED if name in overrides}
         flat.append(_rest_optimizer(to, groups, rest_lr, rest_momentum, {**shared, **(rest_options or {})}))
     with _same_evaluation(model, found):
-        on_manifold = how.optimizer(_by_rate(found.groups(), factors), **options)
+        on_manifold = how.optimizer(_named(_by_rate(found.groups(), factors), model), **options)
+    for part in (on_manifold, *flat):
+        part.param_groups[:] = _named(part.param_groups, model)  # a function may have made groups of its own
     return _rated(Combined(on_manifold, *flat), factors)
 
 
@@ -165,9 +168,9 @@ def add_parameters(
             "build it anew."
         )
     with _same_evaluation(model, found):
-        for group in new.groups():
+        for group in _named(new.groups(), model):
             optimizer.add_param_group({**group, "part": 0})
-    for group in _flat_groups(new, 0.0):
+    for group in _named(_flat_groups(new, 0.0), model):
         alike = [g for g in optimizer.param_groups if g["part"] == last and _are_weights(g) == _are_weights(group)]
         optimizer.add_param_group({**group, "part": last, "weight_decay": alike[0]["weight_decay"] if alike else 0.0})
     return new
@@ -296,6 +299,12 @@ def _by_rate(groups: Iterable[dict[str, Any]], factors: Mapping[int, float]) -> 
         for group in groups
         for factor in dict.fromkeys(factors[id(p)] for p in group["params"])
     ]
+
+
+def _named(groups: Iterable[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
+    """Groups with the names of their parameters, as torch keeps them."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [{**group, "param_names": [names[id(p)] for p in group["params"]]} for group in groups]
 
 
 def _rated(optimizer: Optimizer, factors: Mapping[int, float]) -> Optimizer:

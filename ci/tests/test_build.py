@@ -286,6 +286,52 @@ def test_groups_can_be_added_to_either_part(method):
         assert len(optimizer.param_groups) == count
 
 
+@pytest.mark.parametrize("method", MANIFOLD_METHODS)
+def test_state_dict_says_whose_state_it_is(method):
+    def rest(groups):  # which drops names
+        return torch.optim.AdamW([p for group in groups for p in group["params"]])
+
+    for options in ({}, {"layer_lr": {"0.*": 0.5}}, {"rest": rest}):
+        model, optimizer = made(method, **options)
+        one_step(model, optimizer, 0)
+        saved = optimizer.state_dict()
+        parameters = dict(model.named_parameters())
+        named = {n: i for g in saved["param_groups"] for n, i in zip(g["param_names"], g["params"], strict=True)}
+        assert named.keys() == parameters.keys()
+        for name, i in named.items():
+            assert all(saved["state"][i][key] is value for key, value in optimizer.state[parameters[name]].items())
+        # A group is added as before, with names or without, and what was saved without any is loaded.
+        weight, bias, scale = (nn.Parameter(torch.randn(*shape)) for shape in ((4, 5), (4,), (4,)))
+        optimizer.add_param_group({"params": [("head.weight", weight)], "part": 0})
+        optimizer.add_param_group({"params": [bias, scale]})
+        count = len(parameters) + 1
+        assert [g["param_names"] for g in optimizer.param_groups[-2:]] == [
+            ["head.weight"],
+            [f"unnamed.{count}", f"unnamed.{count + 1}"],
+        ]
+        older = optimizer.state_dict()
+        for group in older["param_groups"]:
+            del group["param_names"]
+        optimizer.load_state_dict(older)
+        assert optimizer.param_groups[-2]["param_names"] == ["head.weight"]
+
+
+def test_added_parameters_have_their_names():
+    model, optimizer = made("sgd-g")
+    model.add_module("head", nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    riembn.add_parameters(optimizer, model, example()[0])
+    names = [name for group in optimizer.param_groups for name in group["param_names"]]
+    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+
+
+def test_a_weight_without_direction_is_named():
+    model = network()
+    with torch.no_grad():
+        model[0].weight[1] = 0
+    with pytest.raises(ValueError, match="row 1 of parameter '0.weight'"):
+        riembn.build_optimizer(model, riembn.split(network(), example()[0]), "sgd-g")
+
+
 def test_one_cycle_cycles_betas_where_no_part_has_a_momentum():
     _, optimizer = made("adam-g", rest="adamw")
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10)

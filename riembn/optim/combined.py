@@ -55,6 +55,9 @@ class Combined(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the part whose number stands under ``"part"`` (default: the last part).
 
+        Where the other groups have names of their parameters and this one has none, it is given some that count on:
+        torch wants all or none.
+
         Raises:
             ValueError: If there is no such part, a parameter is already in a group, or the part refuses it.
         """
@@ -71,6 +74,10 @@ class Combined(Optimizer):
         if any(id(p) in present for p in new):
             raise ValueError("Combined: a parameter of the new group is already in another group.")
         part = self.parts[number]
+        if all("param_names" in g for g in self.param_groups):
+            for i, p in enumerate(group["params"]):
+                if not isinstance(p, tuple) and "param_names" not in group:
+                    group["params"][i] = f"unnamed.{len(present) + i}", p
         part.add_param_group(group)  # fills in the part's own defaults, or refuses
         try:
             check_fused(part, "Combined")
