@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``python -m riembn``; None takes them from the process.
 
     Returns:
-        Exit code: 0 if all is done (a run of a sweep that diverged is a result), 1 if a run failed or that of
-        `train` diverged, 2 if the input was not accepted, 130 if interrupted.
+        Exit code: 0 if all is done (a run of a sweep that diverged is a result), 1 if a run failed, that of
+        `train` diverged, or something could not be written, 2 if the input was not accepted, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
     if options.act in (_train, _sweep, _design):
@@ -224,8 +224,11 @@ def _prune(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     damaged = _Damaged()
     frame = _existing(options.store).frame(damaged)
-    write_whole(Path(options.csv), frame.to_csv(index=False).encode())
-    print(f"{len(frame)} rows in {options.csv}")
+    if not frame.empty:
+        write_whole(Path(options.csv), frame.to_csv(index=False).encode())
+        print(f"{len(frame)} rows in {options.csv}")
+    elif not damaged.code:
+        raise ValueError(f"no records in {options.store}, so nothing is written; train or sweep into it first.")
     return damaged.code
 
 

@@ -1,11 +1,14 @@
 """A study's page says what is missing or shows what the records say, and never trains."""
 
+import shutil
+
 import pytest
 
 import riembn
 from riembn import pages
-from riembn.evidence import Study
+from riembn.evidence import Study, readings
 from riembn.evidence.designs import DESIGNS, core_hours
+from riembn.experiment.record import COLUMNS, Record
 from riembn.pages.ablation import rates_text
 from riembn.pages.page import typeset
 
@@ -61,6 +64,34 @@ def test_complete_study_gives_figure_comparisons_and_verdict(study, store, page)
     assert 'id="fig-clip"' in page and "threshold ν, loss per radian" in page
     assert "Verdict, at preset rates: undecided" in page
     assert "worse in test error than with ν = 0.1" in page
+
+
+def diverged(study, store, tmp_path, columns):
+    """The store of a study with one of its runs diverged."""
+    folder = tmp_path / "diverged"
+    shutil.copytree(store, folder)
+    config = study.configs()[-1]
+    riembn.Store(folder).put(Record(config=config, status="diverged", diverged_step=0, columns=columns))
+    return folder
+
+
+def test_loss_of_a_run_that_diverged_is_said_not_to_be_there(study, store, tmp_path, page):
+    folder = diverged(study, store, tmp_path, {name: [] for name in COLUMNS})
+
+    def read(frame):
+        change = readings.change_in_stage(1)
+        moved = frame.groupby("digest").apply(lambda run: change(run).item())
+        return study.ends(frame).assign(change=moved)
+
+    assert pages.outcome(study, folder, ["change"], block="Z", name="clip", read=read) is None
+    assert page == ["**Nothing to compare:** a run diverged, and has no loss to compare."]
+    page.clear()
+    found = pages.outcome(study, folder, ["early_error", "early_angle"], block="Z", name="clip")
+    assert found["difference"].item() > 0 and "early_angle" not in found
+    assert "Not compared or shown:** early angle a step, which" in page[0] and "Verdict" in page[-1]
+    page.clear()
+    assert pages.outcome(study, folder, ["early_angle", "test_error"], block="Z", name="clip") is None
+    assert len(page) == 1
 
 
 def test_sorted_comparisons_keep_their_numbers(study, store, page):

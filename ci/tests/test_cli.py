@@ -1,7 +1,10 @@
 """The command line says in one line what is wrong, and in its exit code whether all was done."""
 
+import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -257,6 +260,23 @@ def test_store_is_kept_from_the_command_line(tmp_path, capsys):
     damaged.write_text(damaged.read_text()[:-20])
     code, out, _ = run(capsys, "verify", "--store", one)
     assert code == 1 and out.count("\n") == 1 and str(damaged) in out
+
+
+def test_export_of_an_empty_store_says_so_and_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "store").mkdir()
+    code, out, err = run(capsys, "export", "--store", tmp_path / "store", "--csv", tmp_path / "new" / "all.csv")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "no records in" in err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EROFS])
+def test_store_that_cannot_be_written_is_no_bad_input_whatever_the_reason(error, tmp_path, capsys, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    code, out, err = run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path / "store")
+    assert (code, out, err.count("\n")) == (1, "", 1) and "cannot write to" in err
 
 
 def test_module_runs():

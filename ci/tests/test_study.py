@@ -1,6 +1,7 @@
 """A study runs what it says, tunes on held-out images only, and compares each cell with its baseline."""
 
 import importlib
+import math
 
 import pytest
 
@@ -149,6 +150,30 @@ def test_early_epochs_are_found_at_a_rate_of_many_digits(tmp_path):
     frame = as_if_run(study, tmp_path)
     frame["current_lr"] = [float(f"{rate:.7g}") for rate in frame["lr"]]
     assert study.ends(frame)["early_error"].notna().all()
+
+
+def test_rise_is_from_one_evaluation_to_the_next(tmp_path):
+    study = Study(BASE.replace(epochs=6), vary={"alpha": [0.0, 0.1]}, seeds=[0, 1])
+    frame = as_if_run(study, tmp_path)
+    for errors, rise in (
+        ([9, math.nan, 8, math.nan, 8.5, math.nan], 0.5),
+        ([math.nan, 9, 8, math.nan, math.nan, 7], 0.0),
+        ([math.nan] * 5 + [7], math.nan),
+    ):
+        ends = study.ends(frame.assign(test_error=errors * 4))
+        assert list(ends["rise"]) == pytest.approx([rise] * 4, nan_ok=True)
+
+
+def test_run_that_diverged_before_the_drop_has_no_early_error_but_a_given_one(tmp_path):
+    study = Study(BASE.replace(epochs=6, drops=(3,)), vary={"alpha": [0.0, 0.1]}, seeds=[0, 1])
+    frame = as_if_run(study, tmp_path)
+    frame["current_lr"] = frame["lr"].where(frame["epoch"] <= 3, 0.2 * frame["lr"])
+    lived = {0.0: 2, 0.1: 4}  # epochs, of seed 1
+    frame.loc[frame["seed"] == 1, "status"] = "diverged"
+    frame = frame[(frame["seed"] == 0) | (frame["epoch"] <= frame["alpha"].map(lived))]
+    ends = study.ends(frame, {"test_error": 90.0, "early_error": 91.0}).set_index(["alpha", "seed"])
+    assert ends["early_error"][0.0, 1] == 91 and ends["early_loss"].isna().sum() == 1
+    assert ends["early_error"][0.1, 1] < 91 and ends["early_loss"].notna()[0.1, 1]
 
 
 def test_unknown_field_is_refused():

@@ -18,6 +18,7 @@ __all__ = [
     "Untested",
     "angle_at_drop",
     "at_end",
+    "at_full_rate",
     "angle_over_balance",
     "before_drops",
     "change_in_stage",
@@ -60,7 +61,12 @@ def at_end(runs: pandas.DataFrame) -> pandas.DataFrame:
 
 def before_drops(runs: pandas.DataFrame) -> pandas.DataFrame:
     """The last epoch of each run before the rate first drops."""
-    return at_end(runs[runs["current_lr"] == runs["lr"]])
+    return at_end(runs[at_full_rate(runs)])
+
+
+def at_full_rate(runs: pandas.DataFrame) -> pandas.Series:
+    """Whether each epoch is at the rate that the configuration gives."""
+    return (runs["current_lr"] / runs["lr"] - 1).abs() < 1e-6  # records keep seven digits
 
 
 def change_in_stage(stage: int) -> Callable[[pandas.DataFrame], pandas.Series]:
@@ -123,7 +129,7 @@ def angle_over_balance(curve: pandas.DataFrame) -> pandas.Series:
     """
     _all_finished(curve)
     one = curve.iloc[0]
-    full = curve[curve["current_lr"] == curve["lr"]]
+    full = curve[at_full_rate(curve)]
     pull = 2 * one["lr"] * one["weight_decay"]
     if pull / 2 > (1 - math.sqrt(one["momentum"])) ** 2:
         raise Untested("rate times decay is above (1 - √momentum)², where there is no balance")

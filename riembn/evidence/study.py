@@ -14,6 +14,7 @@ from ..experiment.store import Store, tidy
 from ..methods import methods as known_methods
 from ..training.sweep import sweep
 from . import stats
+from .readings import at_full_rate
 
 if TYPE_CHECKING:
     import pandas
@@ -262,13 +263,17 @@ class Study:
         Returns:
             The last epoch's columns, and ``early_error``, ``early_loss`` (training error and clean training loss in the
             last epoch before the rate first drops), ``early_angle``, ``early_clipped``, ``early_gradient`` (means over
-            the epochs before it), ``rise`` (largest rise of the test error from one epoch to the next, points).
+            the epochs before it), ``rise`` (largest rise of the test error from one evaluation to the next, points;
+            NaN with fewer than two). A run that diverged before the rate first drops has no early error or loss but
+            what ``diverged`` says.
         """
+        import pandas
+
         ends = stats.at_end(frame, diverged=dict(diverged) if diverged else None)
-        undropped = (frame["current_lr"] / frame["lr"] - 1).abs() < 1e-6  # records keep seven digits
-        early = frame[undropped].groupby("digest")
+        early = frame[at_full_rate(frame)].groupby("digest")
         last, mean = early.last(), early[["angle", "clipped", "gradient_norm"]].mean()
-        rise = frame.groupby("digest")["test_error"].agg(lambda error: max(error.diff().max(), 0.0))
+        evaluated = frame[frame["test_error"].notna()].groupby("digest")["test_error"]
+        rise = evaluated.agg(lambda error: error.diff().max()).clip(lower=0.0)
         read_off = {
             "early_error": last["train_error"],
             "early_loss": last["clean_loss"],
@@ -277,7 +282,12 @@ class Study:
             "early_gradient": mean["gradient_norm"],
             "rise": rise,
         }
-        return ends.assign(**{name: ends["digest"].map(values) for name, values in read_off.items()})
+        ends = ends.assign(**{name: ends["digest"].map(values) for name, values in read_off.items()})
+        first_drop = pandas.to_numeric(ends["drops"].str.split().str[0])
+        too_soon = (ends["status"] == "diverged") & ~(ends["epoch"] >= first_drop)
+        for name in ("early_error", "early_loss"):
+            ends.loc[too_soon, name] = (diverged or {}).get(name, math.nan)
+        return ends
 
     @property
     def by(self) -> str:

@@ -6,7 +6,11 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["NotWritten", "write_whole"]
+
+
+class NotWritten(OSError):
+    """Something could not be written, whatever the reason: a path of the system, its rights, a full disk."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -16,7 +20,7 @@ def write_whole(path: Path, content: bytes) -> None:
     a killed process nor a power cut leaves half a file.
 
     Raises:
-        OSError: In one line: which file could not be written, why, and that nothing was changed.
+        NotWritten: In one line: which file could not be written, why, and that nothing was changed.
     """
     temporary: str | None = None
     try:
@@ -31,7 +35,7 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        raise OSError(
+        raise NotWritten(
             error.errno,
             f"cannot write {path}: {error.strerror}; nothing was changed. Make room, or give another folder",
         ) from error

@@ -10,6 +10,7 @@ import numpy as np
 
 from riembn.evidence import Study, stats
 from riembn.evidence.designs import core_hours
+from riembn.evidence.readings import Untested
 from riembn.experiment.presets import method_settings
 from riembn.experiment.store import Store
 from riembn.pages import chapter
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ablation", "awaited", "comparisons", "design", "differences", "outcome", "verdict"]
 
-GUESSING = {"test_error": 90.0, "train_error": 90.0}
+GUESSING = {"test_error": 90.0, "train_error": 90.0, "early_error": 90.0}
 """What a run that diverged counts as."""
 
 
@@ -194,16 +195,20 @@ def awaited(study: Study, store: Store | str | Path, block: str) -> bool:
     Returns:
         Whether any is missing; if none is, nothing is said.
     """
-    from IPython.display import Markdown, display
-
     if left := study.remaining(store):
         total = len(study.tuning()) + len(study.cells) * len(study.seeds)
         sentence = (
             f"**Not run yet:** {len(left)} of {total} runs of block {block} are missing, about {core_hours(left):.1f} "
             f"core-hours; `python -m riembn design {block} --store book/records` makes them, and this page shows them."
         )
-        display(Markdown(sentence))
+        _say(sentence)
     return bool(left)
+
+
+def _say(text: str) -> None:
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
 
 
 def outcome(
@@ -223,7 +228,8 @@ def outcome(
     """A whole result on the page: design, tuning, figure, comparisons of the first value, verdict; nothing is trained.
 
     Where runs are missing the page says so in a sentence, with their number, their cost, and the command for them.
-    A run that diverged counts with the error of guessing among ten classes, as in the ledger.
+    A run that diverged counts with the error of guessing among ten classes, as in the ledger; it has no loss and no
+    angle, and the page says so where one of them was to be compared or shown.
 
     Args:
         study: One of the book's, from `riembn.evidence.designs`.
@@ -239,12 +245,24 @@ def outcome(
         options: As for `riembn.evidence.stats.compare`: ``asked``, ``less_is_better``, ``margin``.
 
     Returns:
-        What `Study.compare` gives, or None where runs are missing.
+        What `Study.compare` gives, or None where runs are missing or what is compared cannot be read off them.
     """
     if awaited(study, store, block):
         return None
     frame = study.frame(store)
-    ends = read(frame) if read else study.ends(frame, GUESSING)
+    try:
+        ends = read(frame) if read else study.ends(frame, GUESSING)
+    except Untested as why:
+        _say(f"**Nothing to compare:** {why}.")
+        return None
+    absent = [value for value in values if ends[value].isna().any()]
+    if absent:
+        labels = {**MEASURES, **(figure or {}).get("labels", {})}
+        names = " and ".join(labels.get(value, value).partition(",")[0] for value in absent)
+        _say(f"**Not compared or shown:** {names}, which not every run has.")
+    if values[0] in absent:
+        return None
+    values = [value for value in values if value not in absent]
     found = study.compare(frame, values[0], ends=ends, **options)
     design(study, frame)
     if study.tuning():
@@ -268,8 +286,6 @@ def verdict(
         what: What was compared.
         unit: Its unit.
     """
-    from IPython.display import Markdown, display
-
     said = stats.decide(found["verdict"], claimed)
     asked = found[found["verdict"] != "not asked"]
     fields = list(found.columns[: list(found.columns).index("n")])
@@ -287,5 +303,5 @@ def verdict(
     lines.append(
         "\nIntervals are over seeds (initial weights, order, augmentation); the images are the same in every run."
     )
-    display(Markdown(typeset("\n".join(lines))))
+    _say(typeset("\n".join(lines)))
     return said

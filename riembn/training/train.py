@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..experiment.config import RunConfig
+from ..experiment.files import NotWritten
 from ..experiment.record import Record
 from ..experiment.store import Store
 from .devices import check_device, joined
@@ -114,7 +115,7 @@ def _lock(store: Store, config: RunConfig) -> Iterator[None]:
             f"train: another process trains {config.name} in {store.path}; wait, or choose another store."
         ) from None
     except OSError as error:
-        raise OSError(
+        raise NotWritten(
             error.errno, f"cannot write to {store.path}: {error.strerror}; choose another store"
         ) from error
     with held:
