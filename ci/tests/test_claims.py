@@ -98,6 +98,14 @@ def test_runs_on_held_out_images_choose_settings_and_decide_nothing():
     assert len(said("C1", [*runs, *more]).findings) == 1
 
 
+def test_seeds_that_were_added_after_a_look_count_twice():
+    p_of = {}
+    for seeds in (10, 11):
+        (found,) = said("C1", against_sgd("sgd-g", -0.05, seeds=seeds)).deciding
+        p_of[seeds] = found.settled.p_holm / found.found.p
+    assert p_of[11] == pytest.approx(2 * p_of[10])
+
+
 def test_generalization_is_asked_with_and_without_decay():
     runs = against_sgd("psi-sgd", -1.0) + against_sgd("psi-sgd", 1.0, weight_decay=0.0)
     assert said("P3a", runs).verdict == "not supported"

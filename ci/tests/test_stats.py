@@ -239,6 +239,30 @@ def test_false_verdicts_are_as_rare_as_stated():
     assert said_different / 200 < most and said_equivalent / 200 < most
 
 
+def test_two_looks_decide_wrongly_no_more_often_than_one():
+    """Without an effect, decided at ten seeds or else at twenty: too often, unless both looks are counted."""
+    rng, tries = numpy.random.default_rng(0), 2000
+    wrong = {1: 0, 2: 0}
+    for values in rng.normal(size=(tries, 20)):
+        looks = [difference(list(values[:n]), [0.0] * n) for n in (10, 20)]
+        for counted in wrong:
+            said = [settle([d], [Question(looks=counted)])[0].verdict for d in looks]
+            wrong[counted] += said != ["undecided"] * 2
+    spread = 3 * (0.05 * 0.95 / tries) ** 0.5
+    assert wrong[1] / tries > 0.05 + spread > wrong[2] / tries
+
+
+def test_looks_count_in_the_p_value_and_in_what_can_be_found():
+    frame = gaps(first=-0.08, second=0.02)
+    once, twice = (
+        stats.compare(frame, by="method", baseline="sgd", looks=looks).set_index("method") for looks in (1, 2)
+    )
+    assert twice.loc["first", "p_holm"] == pytest.approx(2 * once.loc["first", "p_holm"])
+    assert (twice["detectable"] > once["detectable"]).all() and (twice["low"] == once["low"]).all()
+    with pytest.raises(ValueError, match="looks=0 is not accepted; give a whole number of 1 or more"):
+        stats.compare(frame, by="method", baseline="sgd", looks=0)
+
+
 @pytest.mark.parametrize(
     ("asks", "shift", "verdict"),
     [

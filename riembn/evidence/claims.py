@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .intervals import Difference, difference
@@ -29,19 +29,21 @@ from .rules import (
     rate_control,
 )
 from .settings import cells, prepare
-from .verdicts import Settled, answer, settle, together
+from .verdicts import Question, Settled, answer, settle, together
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["CLAIMS", "HOW", "Claim", "Finding", "Verdict", "judge"]
 
+PLANNED = 10  # seeds, at most; a comparison with more was looked at before, with some of them
 PROVED, PROVED_IN_PART = "proved", "proved in part"
 NOT_TESTED = "not tested by these records"
 HOW = (
     "corrected together by Holm's method at 5 %. Intervals are Student's, 95 % each for itself, over seeds alone: all "
     "runs of a cell have the same images. A difference of the size after “could find” is found with a probability of "
-    f"80 %, corrected alike. Equivalent is what differs by less than {POINTS:g} points of error, {LOSS:g} of loss, "
+    f"80 %, corrected alike. Where there are more than {PLANNED} seeds, the others were added after a look at these, "
+    f"and p-values count twice. Equivalent is what differs by less than {POINTS:g} points of error, {LOSS:g} of loss, "
     f"{100 * ANGLE:g} % of an angle or {DISAGREEMENT:g} point of disagreement."
 )
 """How the verdicts of `judge` are to be read."""
@@ -139,7 +141,7 @@ def judge(frame: pandas.DataFrame) -> list[Verdict]:
     alike = list(cells(runs)) if len(runs) else []
     heard = {key: _hear(claim, alike) for key, claim in CLAIMS.items()}
     deciding = [c for comparisons, _ in heard.values() for c in comparisons if _decides(c, comparisons)]
-    settled = settle([_difference(c) for c in deciding], [c.question for c in deciding])
+    settled = settle([_difference(c) for c in deciding], [_question(c) for c in deciding])
     by_comparison = dict(zip(map(id, deciding), settled, strict=True))
     verdicts = []
     for key, (comparisons, notes) in heard.items():
@@ -177,6 +179,11 @@ def _merged(notes: Sequence[str]) -> list[str]:
 
 def _decides(one: Comparison, all_of_claim: Sequence[Comparison]) -> bool:
     return one.rank >= 0 and one.rank == max(c.rank for c in all_of_claim if c.part == one.part)
+
+
+def _question(comparison: Comparison) -> Question:
+    """What is asked of a comparison, and how many times."""
+    return replace(comparison.question, looks=1 if len(comparison.values) <= PLANNED else 2)
 
 
 def _difference(comparison: Comparison) -> Difference:

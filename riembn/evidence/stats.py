@@ -109,6 +109,7 @@ def compare(
     asked: Mapping[str, Collection[Any]] | None = None,
     less_is_better: bool = True,
     margin: float | None = None,
+    looks: int = 1,
     seeds: Sequence[int] | None = None,
     confidence: float = 0.95,
 ) -> pandas.DataFrame:
@@ -124,6 +125,7 @@ def compare(
             decided. None: all.
         less_is_better: Whether the smaller value is the better one.
         margin: Differences below it do not matter: a comparison that shows so is *equivalent within* it.
+        looks: How many times these runs were compared, each time with more seeds; p-values are multiplied by it.
         seeds: The seeds every group must have; None: those that any group has.
         confidence: Of the intervals, each for itself.
 
@@ -164,7 +166,7 @@ def compare(
     places = [place for place, cell in enumerate(cells) if _is_asked(cell, asked or {})]
     if not places:
         raise ValueError(f"compare: no comparison is asked by {asked!r}; the fields are {', '.join(fields)}.")
-    question = Question("difference", margin, less_is_better)
+    question = Question("difference", margin, less_is_better, looks)
     settled = settle([found[place] for place in places], [question] * len(places))
     answers = pandas.DataFrame([dataclasses.asdict(one) for one in settled], index=places)
     answers = answers[["p_holm", "detectable", "verdict"]].reindex(table.index)

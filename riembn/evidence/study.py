@@ -41,6 +41,7 @@ class Study:
             base's has its own learning rate unless one is given here.
         baseline: The values of varied fields, or the method, that the others are compared with.
         seeds: Whole numbers, at least two.
+        looks: How many times it is compared, each time with more seeds; see `riembn.evidence.stats.compare`.
         tune: For each method (or for all, under ``"*"``) the grid: a mapping of fields to values, whose combinations
             are tried, or a sequence of mappings, each one try.
         holdout: Images of the validation set of the tuning runs.
@@ -64,6 +65,7 @@ class Study:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         baseline: Mapping[str, Any] | str | None = None,
         seeds: Iterable[int] = range(5),
+        looks: int = 1,
         tune: Mapping[str, Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]] | None = None,
         holdout: int = 5000,
         tune_by: str = "validation_error",
@@ -75,7 +77,7 @@ class Study:
         self.methods = list(methods or [base.method])
         self.settings = {name: dict(fields) for name, fields in (settings or {}).items()}
         self.baseline = {"method": baseline} if isinstance(baseline, str) else dict(baseline or {})
-        self.seeds = [int(seed) for seed in seeds]
+        self.seeds, self.looks = [int(seed) for seed in seeds], looks
         self.tune = dict(tune or {})
         self.holdout, self.tune_by, self.tune_epoch = holdout, tune_by, tune_epoch
         self.tune_seeds = list(tune_seeds)
@@ -322,6 +324,7 @@ class Study:
         within = [name for name in ("method", *self.vary) if name != self.by]
         within = [name for name in within if runs[name].nunique(dropna=False) > 1]
         baseline = as_number_or_text(self.by, self.baseline.get(self.by, getattr(self.base, self.by)))
+        options = {"looks": self.looks, **options}
         return stats.compare(runs, by=self.by, baseline=baseline, within=within, value=value, **options)
 
     def table(self, frame: pandas.DataFrame, values: Sequence[str] = ("test_error",)) -> pandas.DataFrame:

@@ -33,13 +33,18 @@ class Question:
             than the margin? ``not worse``: is the first worse by less than the margin?
         margin: Differences below it do not matter; in the unit of the value. None: nothing is called equivalent.
         less_is_better: Whether a negative difference is the better one.
+        looks: How many times its runs were looked at, each time with more seeds, to decide it; its p-values are
+            multiplied by it (Bonferroni), so that it is wrongly decided at any of them with the same probability.
     """
 
     asks: Literal["difference", "equivalence", "not worse"] = "difference"
     margin: float | None = None
     less_is_better: bool = True
+    looks: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.looks, int) or self.looks < 1:
+            raise ValueError(f"Question: looks={self.looks!r} is not accepted; give a whole number of 1 or more.")
         if self.margin is None and self.asks != "difference" or (self.margin is not None and self.margin <= 0):
             raise ValueError(
                 f"Question: margin={self.margin!r} does not go with asks={self.asks!r}; give a number above 0."
@@ -63,17 +68,22 @@ class Settled:
 def settle(differences: Sequence[Difference], questions: Sequence[Question]) -> list[Settled]:
     """The verdicts of comparisons that are decided together, each by its own question."""
     pairs = [(_less_is_better(d, q), q) for d, q in zip(differences, questions, strict=True)]
-    first = holm([_asked(d, q) for d, q in pairs])
+    first = holm([_of_all_looks(_asked(d, q), q) for d, q in pairs])
     with_margin = [place for place, (_, q) in enumerate(pairs) if q.margin is not None]
-    second = dict(zip(with_margin, holm([_else(*pairs[place]) for place in with_margin]), strict=True))
+    others = holm([_of_all_looks(_else(*pairs[place]), pairs[place][1]) for place in with_margin])
+    second = dict(zip(with_margin, others, strict=True))
     return [
         Settled(
             _verdict(d, q, first[place], second.get(place, 1.0)),
             first[place],
-            smallest_detectable(d.n, d.sd, len(pairs)) if math.isfinite(d.low) else math.inf,
+            smallest_detectable(d.n, d.sd, len(pairs) * q.looks) if math.isfinite(d.low) else math.inf,
         )
         for place, (d, q) in enumerate(pairs)
     ]
+
+
+def _of_all_looks(p: float, question: Question) -> float:
+    return min(1.0, p * question.looks)
 
 
 def decide(verdicts: Iterable[str], claimed: str = BETTER) -> str:
