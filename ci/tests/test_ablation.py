@@ -57,6 +57,13 @@ def test_runs_that_follow_the_tuning_are_counted_before_it_is_done(tmp_path):
     assert held_out.remaining(tmp_path) == held_out.configs()
 
 
+def test_a_second_look_is_said(study, store, page):
+    for looks in (1, 2):
+        study.looks = looks
+        pages.outcome(study, store, block="Z", name="clip")
+        assert ("p-values are multiplied by 2" in page[-1]) == (looks == 2)
+
+
 def test_complete_study_gives_figure_comparisons_and_verdict(study, store, page):
     found = pages.outcome(study, store, ["test_error", "rise"], block="Z", name="clip", claimed="worse")
     page = "\n".join(page)

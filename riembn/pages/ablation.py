@@ -303,5 +303,7 @@ def verdict(
     lines.append(
         "\nIntervals are over seeds (initial weights, order, augmentation); the images are the same in every run."
     )
+    if study.looks > 1:
+        lines.append(f"Seeds were added after a look at the first ones, so p-values are multiplied by {study.looks}.")
     _say(typeset("\n".join(lines)))
     return said
