@@ -282,9 +282,10 @@ def test_code_that_only_shows_is_folded(built: Path) -> None:
 
 
 def test_page_says_how_long_it_is_and_offers_its_notebook(built: Path) -> None:
-    line = '<p class="about-page">1 min to read · <a href="../_static/notebooks/01-step.ipynb"'
+    line = '<p class="about-page">1 min to read · <a href="../_sources/book/01-step.ipynb"'
     assert line in page(built, "01-step")
-    kept = nbformat.read(built / "_build" / "html" / "_static" / "notebooks" / "01-step.ipynb", as_version=4)
+    kept = nbformat.read(built / "_build" / "html" / "_sources" / "book" / "01-step.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in kept.cells)  # the page has them
     assert kept.cells[0].source.startswith("# Chapter 01-step\n\nA chapter")
 
 

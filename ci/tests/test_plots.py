@@ -165,6 +165,18 @@ def test_row_of_panels_is_stacked_on_a_phone(page: Page) -> None:
     assert len(drawings(page, 2, 2)) == 1  # a grid scrolls instead
 
 
+def test_powers_of_ten_are_text(page: Page) -> None:
+    def decades() -> None:
+        fig, ax = pages.figure()
+        pages.line(ax, [1e-3, 1e2], [2e-2, 6e-2], "sgd")
+        ax.set(xscale="log", yscale="log")
+        pages.show(fig, caption="c", alt="a")
+
+    shown = page(decades)
+    assert re.findall(r">([^<>]*10[⁻⁰¹²³]+)</text>", shown)[:3] == ["10⁻³", "10⁻²", "10⁻¹"]
+    assert "3×10⁻²" in shown and "<tspan" not in shown
+
+
 def test_names_at_the_ends_of_curves_do_not_overlap() -> None:
     fig, ax = pages.figure()
     for k, method in enumerate(pages.METHODS):

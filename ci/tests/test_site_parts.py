@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
-from website import front, news, opening, previews, reference  # noqa: E402
+from website import front, lean, news, opening, previews, reference  # noqa: E402
 from website.contents import Page, pages  # noqa: E402
 from website.docstrings import plain_to_rest  # noqa: E402
 
@@ -71,6 +71,44 @@ def test_preview_is_what_a_link_leads_to_and_holds_no_link_or_anchor(tmp_path: P
         "book/a.html#eq": '<div class="math notranslate"><span>(1)</span>\\[a < \\div b\\]</div>',
         "book/b.html#term-row": "<dt>row</dt><dd><p>One channel.</p><div><div>in</div></div></dd>",
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "left_out"),
+    [
+        ("mathjax/tex-chtml.js", False),
+        ("mathjax/input/tex/extensions/cancel.js", False),
+        ("mathjax/output/chtml/fonts/woff-v2/MathJax_Zero.woff", False),
+        ("mathjax/input/tex/extensions/all-packages.js", True),
+        ("mathjax/ui/menu.js", True),
+        ("vendor/fontawesome/webfonts/fa-solid-900.woff2", False),
+        ("vendor/fontawesome/webfonts/fa-solid-900.ttf", True),
+        ("scripts/bootstrap.js.map", True),
+        ("data/08-decay/locales.csv", False),
+    ],
+)
+def test_site_leaves_out_what_no_page_asks_for(path: str, left_out: bool) -> None:
+    *folders, file = path.split("/")
+    above = ["/site/_static", *folders]
+    dropped = (name in lean.unneeded("/".join(above[: 1 + i]), [name]) for i, name in enumerate([*folders, file]))
+    assert any(dropped) == left_out
+
+
+def test_only_icons_that_a_page_shows_are_kept(tmp_path: Path) -> None:
+    scripts = tmp_path / "_static" / "scripts"
+    scripts.mkdir(parents=True)
+    icons = (
+        '0:[320,512,[],"30","M0"]',
+        '"circle-half-stroke":[512,512,[9680,"adjust"],"f042","M1"]',
+        'bars:[448,512,["navicon"],"f0c9","M2"]',
+        'sun:[512,512,[],"f185",["M3","M4"]]',
+    )
+    (scripts / "fontawesome.js").write_text(f"var a={{{','.join(icons)}}};")
+    (tmp_path / "index.html").write_text('<i class="fa-solid fa-adjust"></i><i class="fas fa-bars"></i>')
+    lean.keep_used_icons(tmp_path)
+    kept = (scripts / "fontawesome.js").read_text()
+    assert "M1" in kept and "M2" in kept
+    assert "M0" not in kept and "M3" not in kept
 
 
 def test_chapter_leads_to_the_functions_that_it_uses(tmp_path: Path) -> None:

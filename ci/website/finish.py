@@ -8,7 +8,10 @@ import re
 import zlib
 from pathlib import Path
 
+from website.contents import pages
+from website.lean import keep_used_icons
 from website.news import feed, moved, signpost
+from website.opening import portable
 from website.previews import previews
 
 _ASSET = re.compile(r'((?:href|src)=")((?:[^"?:#]*/)?_static/[^"?#]+\.(?:css|js))(?:\?v=\w+)?"')
@@ -20,6 +23,10 @@ def finish(root: Path, site: Path) -> None:
         (site / "_static" / "changes.xml").write_text(news, encoding="utf-8")
     for old, new in moved(root).items():
         (site / "book" / f"{old}.html").write_text(signpost(new), encoding="utf-8")
+    for page in (page for page in pages(root) if page.is_chapter):
+        # to take along: what Sphinx puts here has all figures of the page in it a second time
+        (site / "_sources" / f"{page.document}.ipynb").write_bytes(portable(page))
+    keep_used_icons(site)
     (site / "_static" / "previews-data.js").write_text(previews(site), encoding="utf-8")
     _version_assets(site)
     _forget_words_that_are_gone(site / "searchindex.js")

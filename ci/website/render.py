@@ -18,9 +18,7 @@ import yaml
 from website.contents import BookError, pages
 from website.digest import package_digest
 from website.finish import finish
-
-# What a page of this book can need of MathJax; the rest of the tree is four times the size of the site.
-MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions", "ui", "a11y/assistive-mml.js")
+from website.lean import unneeded
 
 
 def render(root: Path) -> tuple[Path, bool]:
@@ -46,7 +44,7 @@ def render(root: Path) -> tuple[Path, bool]:
         raise
     new = build / "html.new"
     shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(rendered, new, ignore=_beyond_need)
+    shutil.copytree(rendered, new, ignore=unneeded)
     finish(root, new)
     stamp.unlink(missing_ok=True)
     shutil.rmtree(site, ignore_errors=True)
@@ -117,19 +115,6 @@ def _digest(root: Path, said: str, files: list[Path]) -> str:
         if file.is_file():
             whole.update(f"\0{file}\0".encode() + file.read_bytes())
     return whole.hexdigest()
-
-
-def _beyond_need(folder: str, names: list[str]) -> set[str]:
-    """What of a folder is not copied: maps for debuggers, and the parts of MathJax that no page can ask for."""
-    _, _, inside = f"{folder}/".partition("/_static/mathjax/")
-    if "/_static/mathjax" not in folder:
-        return {name for name in names if name.endswith(".map")}
-    paths = {name: f"{inside}{name}" for name in names}
-    return {
-        name
-        for name, path in paths.items()
-        if not any(path.startswith(kept) or kept.startswith(f"{path}/") for kept in MATHJAX_KEPT)
-    }
 
 
 def _config(root: Path) -> dict[str, Any]:

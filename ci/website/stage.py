@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import re
 import subprocess
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from website.endings import ending, runs, used
 from website.execute import executed
 from website.front import MAP, chapter_map
 from website.numbers import linked
-from website.opening import opened, portable
+from website.opening import opened
 from website.reference import calls, described, homes, links
 
 
@@ -63,7 +64,7 @@ def _around(root: Path, page: Page, notebook: NotebookNode, known: dict[str, str
             cell.source = cell.source.replace(MAP, chapter_map(root))
     opened(root, page, notebook)
     notebook.cells.append(end)
-    return files | {f"notebooks/{page.name}.ipynb": portable(page)}
+    return files
 
 
 def _only_shows(source: str) -> bool:
@@ -107,7 +108,7 @@ def _records(root: Path, profile: str, named: set[str]) -> dict[str, bytes]:
     """Each record that a chapter is drawn from, and all records in one file."""
     files, *others = [sorted(folder.glob("*.json")) for folder in stores(root, profile)]
     found = {
-        f"_static/runs/{file.name}": file.read_bytes()
+        f"_static/runs/{file.name}": _compact(file)
         for file in [*sum(others, []), *files]
         if file.stem.rpartition("-")[2] in named
     }
@@ -116,6 +117,12 @@ def _records(root: Path, profile: str, named: set[str]) -> dict[str, bytes]:
     if files and (root / "CITATION.cff").is_file():
         found["_static/records.zip"] = archive(files, about, citation(root, _commit(root)))
     return found
+
+
+def _compact(record: Path) -> bytes:
+    """The same content without what only spaces it: a fifth less, hundreds of times."""
+    content = json.loads(record.read_text(encoding="utf-8"))
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _commit(root: Path) -> str:

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from riembn.pages.draw import legend, spread_labels
 from riembn.pages.drawn import DATA, as_csv, csv_text, hover, scene
 from riembn.pages.palette import IN_CSS, STYLE
+from riembn.pages.ticks import plain_powers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,6 +66,7 @@ def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone:
 
     if not caption.strip() or not alt.strip():
         raise ValueError("show: a figure needs a caption, and alt for readers who do not see it; pass both.")
+    plain_powers(fig)
     drawings = _svg(fig, alt, "riembn-screen")
     numbers, points, scenes = as_csv(fig), hover(fig), [scene(fig)]
     if phone := phone and _fit_phone(fig):
@@ -140,11 +143,18 @@ def typeset(text: str) -> str:
 def _svg(fig: Figure, alt: str, kind: str) -> str:
     """The figure as one inline ``<svg>``: the same for the same figure, its colors taken from the page."""
     drawing = io.StringIO()
-    fig.draw_without_rendering()  # lays the axes out, which says where the ends of the curves are
-    for ax in fig.axes:
-        spread_labels(ax)
+    canvas, dpi, layout = FigureCanvasSVG(fig), fig.dpi, fig.get_layout_engine()
     with mpl.rc_context(STYLE):
-        fig.savefig(drawing, format="svg", metadata={"Date": None})
+        if layout is not None:
+            fig.set_dpi(72)  # at which an SVG measures its text
+            layout.execute(fig)  # says where the ends of the curves are
+        for ax in fig.axes:
+            spread_labels(ax)
+        fig.set_layout_engine("none")  # it is laid out: savefig would do it again, and draw it three times
+        fig.set_dpi(dpi)
+        canvas.print_svg(drawing, metadata={"Date": None})
+    fig.set_dpi(dpi)
+    fig.set_layout_engine(layout)
     text = drawing.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
