@@ -162,7 +162,7 @@ def weights_of(groups: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[Tensor, 
         groups: As `riembn.Split.groups` gives them.
 
     Returns:
-        A weight alone, ``(weight,)``, or with the bias that its vectors go on in, ``(weight, bias)``: what
+        A weight alone, ``(weight,)``, or with the bias that its weight rows go on in, ``(weight, bias)``: what
         `Layout.rows` takes.
     """
     found: list[tuple[tuple[Tensor, ...], Layout]] = []
@@ -175,7 +175,7 @@ def weights_of(groups: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[Tensor, 
 
 @torch.no_grad()
 def scale_rows(tensors: tuple[Tensor, ...], layout: Layout, factors: Tensor) -> None:
-    """Multiply every weight vector of a weight, or of a weight and its bias, by a factor, shape ``(rows,)``."""
+    """Multiply every weight row of a weight, or of a weight and its bias, by a factor, shape ``(rows,)``."""
     scaled = layout.tensors(layout.rows(*tensors) * factors.unsqueeze(1), *tensors)
     for tensor, by_rows in zip(tensors, scaled, strict=True):
         tensor.copy_(by_rows)
