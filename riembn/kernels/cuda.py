@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -108,9 +108,8 @@ def psi_sgd(
     found_inf: Tensor | None = None,
 ) -> None:
     """One step of PSI-SGD in place; arguments as for `sgd_g`."""
-    has_momentum = momentum_buffers is not None
-    columns = (params, grads, momentum_buffers) if momentum_buffers is not None else (params, grads)
-    _launch("psi_step", columns, layout, lr, grad_scale, found_inf, (momentum,), MOMENTUM=has_momentum)
+    columns = (params, grads) if momentum_buffers is None else (params, grads, momentum_buffers)
+    _launch("psi_step", columns, layout, lr, grad_scale, found_inf, (momentum,), MOMENTUM=len(columns) > 2)
 
 
 def _scalars(
@@ -124,7 +123,8 @@ def _scalars(
 
 def _launch(name: str, columns: Sequence[Sequence[Tensor]], *arguments: Any, **flags: Any) -> None:
     """`_launch_here` with the weights' device as the current one, which streams and captures are asked of."""
-    with _current(columns[0][0].device):
+    device = columns[0][0].device
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
         _launch_here(name, columns, *arguments, **flags)
 
 
@@ -371,11 +371,3 @@ def _at(device: torch.device, x: Any) -> Any:
         return x if x.device == device else x.to(device, non_blocking=True)
     return None if x is None else float(x)
 
-
-@contextlib.contextmanager
-def _current(device: torch.device) -> Iterator[None]:
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            yield
-    else:
-        yield

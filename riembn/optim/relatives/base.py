@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import Optimizer
 
 from ...geometry import Layout
-from ..rows.checks import check_options, check_there
+from ..rows.checks import CheckedGroups
 from ..rows.joint import pairs
 
 __all__ = ["RowMethod", "adam_direction", "center", "momentum_direction", "unit"]
 
 
-class RowMethod(Optimizer):
+class RowMethod(CheckedGroups):
     """An optimizer whose parameters are stacks of weight rows, stepped one tensor at a time.
 
     A subclass gives `update`, and `prepare` if its rows have to start somewhere else. Param groups are those of
@@ -28,14 +28,6 @@ class RowMethod(Optimizer):
             lies in parts on several devices, or has a row that is zero or not finite. Nothing is changed then.
     """
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        self._ready = False  # all groups are checked before a weight is changed
-        super().__init__(params, {**defaults, **Layout()._asdict()})
-        self._ready = True
-        for group in self.param_groups:
-            self._prepare(group)
-
-    _ready = True
     scale_free = True
     """Whether a step's direction stays the same when rows start longer, for a loss that does not see their length."""
 
@@ -49,20 +41,6 @@ class RowMethod(Optimizer):
     def prepare(self, w: Tensor, group: dict[str, Any]) -> Tensor:
         """The rows that the method starts from; as they are unless a subclass says otherwise."""
         return w
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            check_options(group, self.defaults.keys(), _name(self))
-            check_there(group, _name(self))
-            for tensors in _weights(group, self):
-                self._check_rows(tensors, group)
-        except (TypeError, ValueError):
-            self.param_groups.pop()  # a refused group leaves the optimizer as it was
-            raise
-        if self._ready:
-            self._prepare(group)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -102,6 +80,10 @@ class RowMethod(Optimizer):
                 start = self.prepare(rows, group) if rows.numel() else rows
                 if start is not rows:  # else a view would be written to itself, which torch may refuse
                     _write(start, tensors, group)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        for tensors in _weights(group, self):
+            self._check_rows(tensors, group)
 
     def _check_rows(self, tensors: tuple[Tensor, ...], group: dict[str, Any]) -> None:
         p = tensors[0]

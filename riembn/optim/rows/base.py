@@ -11,13 +11,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
 
 from ... import kernels
 from ...geometry import Layout
 from . import joint
 from .arithmetic import add_orthogonality, compute_dtype
-from .checks import check_options, check_rows, check_there, dense_grad, labels
+from .checks import CheckedGroups, check_rows, dense_grad, labels
 from .first_use import agrees
 from .lists import batches, row_views
 from .loading import check_method, fitting, read_by_hooks, restore_precision
@@ -25,7 +24,7 @@ from .loss_scaling import UNSCALED, LossScaling
 from .sharded import is_sharded, local, on_local_rows, row_zeros, rows_are_whole
 
 
-class RowOptimizer(Optimizer):
+class RowOptimizer(CheckedGroups):
     """Base of `SGDG`, `AdamG` and `PSISGD`: parameter checks, unit rows, the choice of path, state that fits.
 
     A method says what it keeps (`_states`) and implements its step three times, in place and with its `options` as
@@ -52,32 +51,13 @@ class RowOptimizer(Optimizer):
         """What is kept for ``params``, one list a kind, made of zeros at first (`_state`, `_row_state`)."""
         raise NotImplementedError
 
-    _ready = True  # False while the constructor collects groups: nothing is normalized until all are checked
-
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        self._ready = False
-        super().__init__(params, {**defaults, **Layout()._asdict()})
-        self._ready = True
-        for group in self.param_groups:
-            self._to_unit_rows(group)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        try:
-            check_options(group, self.defaults.keys(), type(self).__name__)
-            check_there(group, type(self).__name__)
-            which, params, rows_group = labels(group), group["params"], group
-            if group.get("joint"):
-                params = [joint.pack(w, b, Layout.of(group)) for w, b in self._pairs(group)]
-                which, rows_group = [f"{name} with its bias" for name in which[::2]], _of_matrices(group)
-            for name, p in zip(which, params, strict=True):
-                check_rows(p, name, rows_group, type(self).__name__)
-        except (TypeError, ValueError):
-            self.param_groups.pop()  # a refused group leaves the optimizer as it was
-            raise
-        if self._ready:
-            self._to_unit_rows(group)
+    def _check(self, group: dict[str, Any]) -> None:
+        which, params, rows_group = labels(group), group["params"], group
+        if group.get("joint"):
+            params = [joint.pack(w, b, Layout.of(group)) for w, b in self._pairs(group)]
+            which, rows_group = [f"{name} with its bias" for name in which[::2]], _of_matrices(group)
+        for name, p in zip(which, params, strict=True):
+            check_rows(p, name, rows_group, type(self).__name__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -196,7 +176,7 @@ class RowOptimizer(Optimizer):
             for group in self.param_groups
         )
 
-    def _to_unit_rows(self, group: dict[str, Any]) -> None:
+    def _prepare(self, group: dict[str, Any]) -> None:
         if not self.unit_rows:
             return
         with torch.no_grad():

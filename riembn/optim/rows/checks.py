@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
 
 from ... import kernels
 from ...geometry import Layout
@@ -15,7 +16,7 @@ from ...invariance.refusals import flat_pieces
 from .arithmetic import compute_dtype
 from .sharded import is_sharded, local, placed_as, whole
 
-__all__ = ["Range", "check_options", "check_rows", "check_there", "dense_grad", "labels"]
+__all__ = ["CheckedGroups", "Range", "check_rows", "dense_grad", "labels"]
 
 
 class Range(NamedTuple):
@@ -68,7 +69,44 @@ RANGES = {
 BETAS = Range(high=1, open_high=True)
 
 
-def check_options(group: Mapping[str, Any], names: Collection[str], caller: str) -> None:
+class CheckedGroups(Optimizer):
+    """An optimizer that changes a weight only once all its groups are accepted; a refused one leaves it as it was.
+
+    To the defaults it adds the three values of a `riembn.geometry.Layout`.
+    """
+
+    _ready = True  # False while the constructor collects groups
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._ready = False
+        super().__init__(params, {**defaults, **Layout()._asdict()})
+        self._ready = True
+        for group in self.param_groups:
+            self._prepare(group)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            _check_options(group, self.defaults.keys(), type(self).__name__)
+            _check_there(group, type(self).__name__)
+            self._check(group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        if self._ready:
+            self._prepare(group)
+
+    def _check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError for a parameter that cannot be stepped."""
+        raise NotImplementedError
+
+    def _prepare(self, group: dict[str, Any]) -> None:
+        """Bring the weights of an accepted group to where the method starts from."""
+        raise NotImplementedError
+
+
+def _check_options(group: Mapping[str, Any], names: Collection[str], caller: str) -> None:
     """Raise ValueError for an option among ``names`` that is out of range."""
     for name, accepted in RANGES.items():
         if name in names:
@@ -89,7 +127,7 @@ def labels(group: Mapping[str, Any]) -> list[str]:
     return [f"{name!r}" if name else f"number {i} of its group" for i, name in enumerate(names)]
 
 
-def check_there(group: Mapping[str, Any], caller: str) -> None:
+def _check_there(group: Mapping[str, Any], caller: str) -> None:
     """Raise ValueError for a parameter that is only a piece of itself, or holds no numbers."""
     for p, which in zip(group["params"], labels(group), strict=True):
         if advice := flat_pieces(p):
