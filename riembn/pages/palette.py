@@ -104,6 +104,7 @@ METHODS = {
 NAMES = {
     "adam": "Adam",
     "adamw": "AdamW",
+    "sgd-split": "SGD, two rates",
     "sgdp": "SGDP",
     "adamp": "AdamP",
     "pbwn": "PBWN",
