@@ -25,7 +25,7 @@ class PSISGD(RowOptimizer):
     For a weight row w of any length and its Euclidean gradient g:
 
     .. math::
-        m \leftarrow \mu m - \eta \|w\|^2 g, \qquad w \leftarrow w + m
+        m \leftarrow \gamma m - \eta \|w\|^2 g, \qquad w \leftarrow w + m
 
     If the loss does not change with the length of w, then starting from c w, c > 0, gives c times the same
     trajectory: what is learned does not depend on the scale of the start. Without momentum the direction turns

@@ -30,7 +30,7 @@ class _Projecting(RowMethod):
 class SGDP(_Projecting):
     r"""SGD with momentum and decoupled weight decay, without the radial part of its step (SGDP).
 
-    .. math:: w \leftarrow \Bigl(1 - \frac{\eta \lambda r}{1 - \mu}\Bigr) w - \eta \, \Pi(u)
+    .. math:: w \leftarrow \Bigl(1 - \frac{\eta \lambda r}{1 - \gamma}\Bigr) w - \eta \, \Pi(u)
 
     :math:`\Pi` takes out the part of u along each row and r is ``wd_ratio`` if no row's gradient has a cosine with its
     row of :math:`\delta / \sqrt{\text{fan-in}}` or more; if one has, the same is tried with the tensor as one vector,
@@ -39,9 +39,9 @@ class SGDP(_Projecting):
     Args:
         params: Weight rows: tensors of two or more dimensions, or the param groups of `riembn.Split.groups`.
         lr: Learning rate.
-        momentum: μ, in [0, 1).
+        momentum: γ, in [0, 1).
         weight_decay: λ.
-        nesterov: Whether u looks ahead, ``g + μ b``, or is the buffer b.
+        nesterov: Whether u looks ahead, ``g + γ b``, or is the buffer b.
         delta: δ, how orthogonal gradients have to be; 0 never projects.
         wd_ratio: r, the share of decay where rows are projected, in [0, 1].
 

@@ -19,7 +19,7 @@ class CayleySGD(RowMethod):
     With X the rows as orthonormal columns, shape ``(fan_in, rows)``, and their gradient G:
 
     .. math::
-        V \leftarrow \mu V - G, \quad \hat W = V X^\top - \tfrac12 X (X^\top V X^\top), \quad W = \hat W - \hat W^\top
+        V \leftarrow \gamma V - G, \ \hat W = V X^\top - \tfrac12 X (X^\top V X^\top), \quad W = \hat W - \hat W^\top
 
     .. math::
         V \leftarrow W X, \quad \alpha = \min(\eta, 1/\|W\|_1), \quad
@@ -31,7 +31,7 @@ class CayleySGD(RowMethod):
         params: Tensors with no more rows than entries in a row, or such param groups; the rows are made orthonormal
             at construction.
         lr: η, the greatest step.
-        momentum: μ, in [0, 1).
+        momentum: γ, in [0, 1).
         iterations: How often Y is replaced.
         restore_every: After how many steps rounding and the cut iteration are undone by a QR decomposition; the source
             draws these steps by chance, one in a hundred.

@@ -17,7 +17,7 @@ class LARS(RowMethod):
     r"""SGD with momentum and layer-wise adaptive rate scaling.
 
     .. math::
-        b \leftarrow \mu b + c \, \frac{\|w\|}{\|g + \lambda w\|}\,(g + \lambda w), \qquad w \leftarrow w - \eta b
+        b \leftarrow \gamma b + c \, \frac{\|w\|}{\|g + \lambda w\|}\,(g + \lambda w), \qquad w \leftarrow w - \eta b
 
     Norms are the layer's. By row, without momentum and decay, each row turns by :math:`\arctan(\eta c)` at every step
     if its gradient is orthogonal to it.
@@ -25,7 +25,7 @@ class LARS(RowMethod):
     Args:
         params: Weight rows: tensors of two or more dimensions, or the param groups of `riembn.Split.groups`.
         lr: η.
-        momentum: μ, in [0, 1).
+        momentum: γ, in [0, 1).
         weight_decay: λ of a decay within the gradient.
         trust: c, the length of a step with η = 1, relative to the weight.
         by_row: Whether each row has norms of its own.

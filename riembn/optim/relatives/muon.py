@@ -24,7 +24,7 @@ class MuonRows(RowMethod):
             brought to unit norm at construction.
         lr: Learning rate, in units of the spectral norm.
         momentum: Share of the buffer that is kept, in [0, 1).
-        nesterov: Whether u looks ahead, ``g + μ b``, or is the buffer b.
+        nesterov: Whether u looks ahead, ``g + γ b``, or is the buffer b.
         steps: Iterations of `newton_schulz`.
 
     `torch.optim.Muon` takes matrices alone, in bfloat16, and leaves norms to weight decay; without the norms the steps

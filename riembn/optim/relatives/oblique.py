@@ -23,7 +23,7 @@ class _Oblique(RowMethod):
 class ObliqueSGD(_Oblique):
     r"""SGD with momentum on unit rows: the buffer is projected on the tangent space, and the step retracted.
 
-    .. math:: b \leftarrow \mu b + g, \qquad w \leftarrow \mathrm{Norm}(w - \eta\,(b - w \langle w, b\rangle))
+    .. math:: b \leftarrow \gamma b + g, \qquad w \leftarrow \mathrm{Norm}(w - \eta\,(b - w \langle w, b\rangle))
 
     The buffer itself stays as it is. A part of it that points along the last motion, by the angle θ, is shorter by
     the factor :math:`\cos\theta` after the projection; parallel transport (`SGDG`) would keep its length.
@@ -32,7 +32,7 @@ class ObliqueSGD(_Oblique):
         params: Weight rows: tensors of two or more dimensions, or the param groups of `riembn.Split.groups`; they are
             brought to unit norm at construction.
         lr: Learning rate, in radians per unit slope (loss per radian).
-        momentum: μ, in [0, 1).
+        momentum: γ, in [0, 1).
 
     Source: NVIDIA-NeMo/Emerging-Optimizers, ObliqueSGD (2025), with its defaults; unit rows are points of the oblique
     manifold, see Absil, Mahony and Sepulchre (2008). Its first version did not keep the buffer; this is the later one.

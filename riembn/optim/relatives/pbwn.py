@@ -20,7 +20,7 @@ class PBWN(RowMethod):
             brought to unit norm at construction.
         lr: Learning rate.
         momentum: Share of the buffer that is kept, in [0, 1).
-        nesterov: Whether u looks ahead, ``g + μ b``, or is the buffer b.
+        nesterov: Whether u looks ahead, ``g + γ b``, or is the buffer b.
         every: After how many steps rows are brought back to unit norm.
         tangent: Whether the gradient is made orthogonal to its row first ("NP-Riem" in the release); nothing
             changes where the loss is scale-invariant.

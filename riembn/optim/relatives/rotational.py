@@ -43,13 +43,13 @@ class RotationalSGD(_Rotational):
         s \leftarrow \rho s + (1 - \rho) \|d\|^2, \quad
         w \leftarrow \|w\| \, \mathrm{Norm}\Bigl(w - \eta_r \|w\| \frac{d}{\sqrt{s / (1 - \rho^t)} + 10^{-8}}\Bigr)
 
-    with the momentum buffer u and :math:`\eta_r = \sqrt{2\eta\lambda/(1+\mu)}` radians. Rows keep their norms; at the
-    first step a row turns by :math:`\arctan \eta_r`, as with `HyperballSGD`.
+    with the momentum buffer u and :math:`\eta_r = \sqrt{2\eta\lambda/(1+\gamma)}` radians. Rows keep their norms; at
+    the first step a row turns by :math:`\arctan \eta_r`, as with `HyperballSGD`.
 
     Args:
         params: Weight rows: tensors of two or more dimensions, or the param groups of `riembn.Split.groups`.
         lr: η of the SGD that is imitated.
-        momentum: μ, in [0, 1).
+        momentum: γ, in [0, 1).
         weight_decay: λ of the SGD that is imitated; with the rate it sets the angle, and nothing decays.
         center: Whether rows and their updates have zero mean.
         decay_of_norm: ρ, the share of the average squared update that is kept, in [0, 1).
