@@ -69,14 +69,14 @@ def test_saturation_is_no_eps() -> None:
 
 
 class Saturated(nn.Module):
-    """Attention by position alone, divided by its sum as in ConViT: all but one logit are far below the first."""
+    """Attention by position alone, divided by its sum as in ConViT: logits are far below the first, or equal to it."""
 
-    def __init__(self, other: list[float], second: float) -> None:
+    def __init__(self, weight: list[list[float]], second: list[float]) -> None:
         super().__init__()
-        self.register_buffer("distances", torch.tensor([[0.0, 0.0], [-1.0, second], [-1.5, 1.0]]))
+        self.register_buffer("distances", torch.tensor([[0.0, 0.0], second, [-1.5, 1.0]]))
         self.by_position = nn.Linear(2, 2)
         with torch.no_grad():  # entries that nearly cancel
-            self.by_position.weight.copy_(torch.tensor([[400.0, 300.0], other]))
+            self.by_position.weight.copy_(torch.tensor(weight))
         self.mix, self.norm, self.head = nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(12, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,10 +85,17 @@ class Saturated(nn.Module):
         return self.head((attention @ self.norm(self.mix(x))).flatten(1))
 
 
-@pytest.mark.parametrize(("other", "second"), [([400.0, 301.0], 1.31), ([1.0, 2.0], 1.23)])  # a little; to rounding
-def test_a_saturated_softmax_is_no_normalization(other: list[float], second: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "second"),
+    [
+        pytest.param([[400.0, 300.0], [400.0, 301.0]], [-1.0, 1.31], id="a little"),
+        pytest.param([[400.0, 300.0], [1.0, 2.0]], [-1.0, 1.23], id="to rounding"),
+        pytest.param([[8.0, 6.0], [8.0, 6.0]], [-3.0, 4.0], id="but for a tie"),
+    ],
+)
+def test_a_saturated_softmax_is_no_normalization(weight: list[list[float]], second: list[float]) -> None:
     torch.manual_seed(0)
-    result = split(Saturated(other, second), batch(5, 3, 6))
+    result = split(Saturated(weight, second), batch(5, 3, 6))
     assert answer(result, "by_position.weight") == "no: passes through a softmax"
     assert answer(result, "mix.weight") == "whole tensor + bias"
 

@@ -102,7 +102,8 @@ class Weight:
     def fades(self, points: Sequence[Point], growth: float) -> bool:
         """Whether every row's slope along it fades from point to point, by its growth or the square of that.
 
-        Across it the slope stays, or the output does not depend on the row any longer: a softmax that saturates.
+        All in all by no more than a power of it: where a softmax saturates, slopes fade exponentially. Across the row
+        the slope stays, or the output does not depend on it any longer.
         """
         if self.layout is None or len(points) < 2:
             return False
@@ -111,7 +112,9 @@ class Weight:
             # Half of the growth, because an eps beside a small variance fades slower at first.
             fades = inner <= first[0] * 2 / growth + TOLERANCE * size + _SILENT
             stays = size >= first[1] / growth - _SILENT
-            if not bool((fades & stays).all()):
+            # Squared once more, because the variance grows with weights further in front, too.
+            slowly = inner.norm() >= first[0].norm() / growth**4 - _SILENT * (1 + size.norm())
+            if not bool((fades & stays).all() & slowly):
                 return False
             first = inner, size
         return True
