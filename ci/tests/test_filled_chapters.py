@@ -22,7 +22,7 @@ CELLS = {
     "10-alpha": (["alpha-09", "alpha-09-other"], 2, 1),
     "11-plateau": (["plateau-09"], 2, 2),
     "12-table": (["table-12", "table-14", "table-split-runs", "table-color-runs"], 3, 1),
-    "13-relatives": (["study", "compared"], 1, 0),
+    "13-relatives": (["study", "compared", "decay-tuned"], 1, 0),
 }
 
 
