@@ -13,6 +13,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -255,6 +256,36 @@ def test_site_of_one_changed_chapter_is_that_of_a_whole_build(built: Path) -> No
     finally:
         source.write_text(good, encoding="utf-8")
         assert main([], built) == 0
+
+
+@pytest.fixture(scope="module")
+def elsewhere(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same book, built in a folder of another name."""
+    root = tmp_path_factory.mktemp("elsewhere") / "other"
+    shutil.copytree(built, root, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    assert main([], root) == 0
+    return root
+
+
+def test_two_builds_in_two_folders_are_the_same_to_the_last_byte(built: Path, elsewhere: Path) -> None:
+    one, other = (snapshot(root / "_build" / "html") for root in (built, elsewhere))
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+
+
+def test_page_that_is_not_found_below_a_folder_has_its_styles_and_links(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is shown at any address, so each of its own has to start at the root of the server."""
+    monkeypatch.setenv("BOOK_URL", "https://some.github.io/riembn/")
+    assert main([], elsewhere) == 0
+    site = elsewhere / "_build" / "html"
+    shown = (site / "404.html").read_text(encoding="utf-8")
+    addresses = map(urlsplit, re.findall(r'(?:href|src)="([^"#]+)"', shown))
+    paths = [address.path for address in addresses if address.netloc != "some.github.io" and address.path]
+    assert "/riembn/book/intro.html" in paths and len(paths) > 20
+    assert [path for path in paths if not path.startswith("/riembn/")] == []
+    assert [path for path in paths if not (site / path.removeprefix("/riembn/")).is_file()] == []
 
 
 def test_one_epub_of_all_pages(built: Path) -> None:

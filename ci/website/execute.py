@@ -44,7 +44,7 @@ def keep_times(root: Path, chapters: Sequence[Page], profile: str) -> Path:
     """Write ``book/times.json``: measured once and kept, so that two builds give the same pages."""
     file = root / "book" / "times.json"
     measured = {page.name: took for page in chapters if (took := times(root, page, profile))}
-    told = {"machine": _environment(root)["cpu"], "profile": profile, "chapters": measured}
+    told = {"machine": _environment(root, [sys.executable, "-m"])["cpu"], "profile": profile, "chapters": measured}
     file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return file
 
@@ -73,7 +73,7 @@ def run(root: Path, chapters: Sequence[Page], profile: str) -> None:
         _python(root) as (python, kernel),
         ThreadPoolExecutor(AT_ONCE) as kernels,
     ):
-        told = pool.submit(_environment, root)
+        told = pool.submit(_environment, root, python)
         waiting = {kernels.submit(_run_one, root, page, profile, python, kernel): page for page in longest}
         try:
             for done in as_completed(waiting):
@@ -227,15 +227,10 @@ def _same_each_time(notebook: NotebookNode) -> None:
             cell.outputs = outputs
 
 
-def _environment(root: Path) -> dict[str, Any]:
+def _environment(root: Path, python: Sequence[str]) -> dict[str, Any]:
     """Device, versions and commit, asked of the Python that runs the chapters."""
-    ask = (
-        "import json, torch; from riembn.training.machine import environment; "
-        "print(json.dumps(environment(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))))"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", ask], cwd=root, env=environment(root), capture_output=True, text=True, check=False
-    )
+    command = [*python, "riembn.training.machine"]
+    answer = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
     if answer.returncode:
         last = answer.stderr.strip().splitlines()[-1:]
         raise BookError(f"The package cannot be imported: {' '.join(last)}")

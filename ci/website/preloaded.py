@@ -18,7 +18,8 @@ from typing import Any
 # What chapters, their kernel and papermill import; what is not installed is left out.
 MODULES = (
     "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib.pyplot", "matplotlib_inline.backend_inline", "myst_nb",
-    "pandas", "papermill.cli", "torch", "torch._dynamo", "riembn", "riembn.evidence", "riembn.pages", "riembn.training",
+    "pandas", "papermill.cli", "scipy.stats", "sklearn.datasets", "torch", "torch._dynamo",
+    "riembn", "riembn.evidence", "riembn.pages", "riembn.training",
 )  # fmt: skip
 ENOUGH = 1 << 20  # bytes of an environment
 

@@ -76,7 +76,7 @@ def _sphinx(root: Path, config: str, work: Path, builder: str) -> None:
     if not file.is_file() or file.read_text(encoding="utf-8") != config:
         file.write_text(config, encoding="utf-8")
     command = [
-        *(sys.executable, "-c", "import website; from jupyter_book.cli.main import main; main()", "build", str(build)),
+        *(sys.executable, "-m", "website.renderer", "build", str(build)),
         *("--config", str(file), "--toc", str(root / "_toc.yml"), "--path-output", str(work)),
         *("-W", "-n", "--keep-going", "-q", "--builder"),
         *(["html"] if builder == "html" else ["custom", "--custom-builder", builder]),

@@ -52,7 +52,7 @@ def interval(
         ValueError: If there are too few values, or one is not finite.
     """
     import numpy
-    from scipy import stats
+    from scipy import special
 
     sample = numpy.asarray(values, dtype=float)
     if sample.ndim != 1 or len(sample) < 2 or not numpy.isfinite(sample).all():
@@ -65,7 +65,7 @@ def interval(
         )
     if statistic == "mean":
         mean = float(sample.mean())
-        quantile = stats.t.ppf((1 + confidence) / 2, len(sample) - 1)
+        quantile = special.stdtrit(len(sample) - 1, (1 + confidence) / 2)
         half = float(quantile * sample.std(ddof=1) / math.sqrt(len(sample)))
         return Interval(mean, mean - half, mean + half, len(sample), "t")
     if len(sample) < FEWEST_RESAMPLED:
@@ -73,6 +73,8 @@ def interval(
             f"interval: the median of {len(sample)} values has no interval that covers; "
             f"give {FEWEST_RESAMPLED} or more, or ask for the mean."
         )
+    from scipy import stats
+
     found = stats.bootstrap(
         (sample,),
         numpy.median,
@@ -120,11 +122,9 @@ class Difference:
 
     def _beyond(self, excess: float) -> float:
         """P-value of a one-sided test whose statistic is -excess; nothing is known without a spread."""
-        from scipy import stats
-
         if not math.isfinite(self.low):
             return 1.0
-        return float(stats.t.cdf(excess * math.sqrt(self.n) / self.sd, self.n - 1))
+        return _student(excess * math.sqrt(self.n) / self.sd, self.n)
 
 
 def difference(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Difference:
@@ -134,7 +134,6 @@ def difference(values: Sequence[float], baseline: Sequence[float], *, confidence
         ValueError: If there are fewer than two pairs, or something is not finite.
     """
     import numpy
-    from scipy import stats
 
     first, second = (numpy.asarray(side, dtype=float) for side in (values, baseline))
     if first.shape != second.shape:
@@ -143,8 +142,15 @@ def difference(values: Sequence[float], baseline: Sequence[float], *, confidence
     sd = float((first - second).std(ddof=1))
     if sd <= ROUNDING * max(abs(first).max(), abs(second).max()):
         return Difference(found.n, found.estimate, sd, -math.inf, math.inf, 1.0)
-    p = float(stats.ttest_1samp(first - second, 0.0).pvalue)
+    p = 2 * _student(-abs(found.estimate) * math.sqrt(found.n) / sd, found.n)
     return Difference(found.n, found.estimate, sd, found.low, found.high, p)
+
+
+def _student(t: float, n: int) -> float:
+    """The chance that Student's t of n values lies below; `scipy.stats` gives the same, a hundred times slower."""
+    from scipy import special
+
+    return float(special.stdtr(n - 1, t))
 
 
 def smallest_detectable(

@@ -188,7 +188,6 @@ def tidy(records: Iterator[Record]) -> pandas.DataFrame:
     """Records as one frame, one row a run and epoch; an empty one if there are none."""
     import pandas
 
-    frames = [record.frame() for record in records]
-    if not frames:
-        return pandas.DataFrame()
-    return pandas.concat(frames, ignore_index=True)
+    rows = [record.rows() for record in records]
+    names = list(rows[0]) if rows else []  # all records have the same
+    return pandas.DataFrame({name: [value for one in rows for value in one[name]] for name in names})

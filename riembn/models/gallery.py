@@ -16,8 +16,8 @@ from .wide_resnet import wide_resnet
 __all__ = ["TORCHVISION", "gallery"]
 
 TORCHVISION = (
-    *("resnet18", "resnet50", "resnext50_32x4d", "densenet121", "mobilenet_v3_large", "efficientnet_b0"),
-    *("convnext_tiny", "shufflenet_v2_x1_0", "regnet_y_400mf", "inception_v3"),
+    *("resnet18", "resnet50", "densenet121", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"),
+    *("shufflenet_v2_x1_0", "regnet_y_400mf"),
 )
 """Networks of torchvision, one of each kind."""
 

@@ -86,3 +86,9 @@ def _commit() -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--", ".").strip())
     except (OSError, subprocess.CalledProcessError):
         return None, None
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))))
