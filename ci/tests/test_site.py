@@ -343,5 +343,5 @@ def test_site_is_small_enough() -> None:
     if SITE is None:
         pytest.skip("not weighed: the book is not built here")
     sizes = {file: file.stat().st_size for file in SITE.rglob("*") if file.is_file()}
-    assert sum(sizes.values()) <= 25e6
+    assert sum(sizes.values()) <= 22e6
     assert sizes[SITE / "book" / "intro.html"] <= 500e3
