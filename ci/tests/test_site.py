@@ -275,7 +275,7 @@ def test_link_shows_what_it_leads_to_without_a_request(reader: Reader) -> None:
 def test_link_to_what_is_folded_unfolds_it(reader: Reader) -> None:
     page = reader.open("book/09-clipping.html")
     page.locator(".riembn-data a[href$='#origin']").first.click()
-    assert page.get_by_text("All records of the book in one file").is_visible()
+    page.get_by_text("All records of the book in one file").wait_for(state="visible")
 
 
 @in_a_browser

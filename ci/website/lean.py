@@ -7,8 +7,8 @@ from pathlib import Path
 
 # Of MathJax: tex-chtml.js holds all but its fonts and the packages that a rare command loads.
 _MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
-# Of the rest: maps for debuggers, translations, the second of two forms of a font, and logos of companies.
-_NEVER = re.compile(r"\.map$|^locales$|/all-packages\.js$|/webfonts/(.*\.ttf|fa-brands.*)$")
+# Of the rest: maps for debuggers, translations, and the second of two forms of a font.
+_NEVER = re.compile(r"\.map$|^locales$|/all-packages\.js$|/webfonts/.*\.ttf$")
 _ICON = re.compile(
     r'"?(?P<name>[\w-]+)"?:\[\d+,\d+,\[(?P<others>[^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?'
 )
