@@ -144,4 +144,5 @@ def test_minus_signs_and_intervals_are_typeset():
 def test_rates_are_called_preset_only_if_they_are(study):
     assert rates_text(study) == "at preset rates"
     assert rates_text(Study(BASE.replace(lr=2.0), vary={"alpha": [0.0, 0.1]})) == "at given rates"
+    assert rates_text(DESIGNS["C"]()[0]) == "at given rates"  # SGD's own, with four times the decay
     assert rates_text(DESIGNS["E"]()[0]) == "tuned alike on held-out images"

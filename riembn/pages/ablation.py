@@ -186,7 +186,8 @@ def rates_text(study: Study) -> str:
         return "tuned alike on held-out images"
     configs = study.configs()
     preset = all(one.lr == method_settings(one.method, one.dataset)["lr"] for one in configs)
-    return "at preset rates" if preset else "at given rates"
+    usual = all(one.weight_decay in (0, 5e-4) for one in configs)  # the source's rates belong to these
+    return "at preset rates" if preset and usual else "at given rates"
 
 
 def awaited(study: Study, store: Store | str | Path, block: str) -> bool:
