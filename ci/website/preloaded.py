@@ -60,6 +60,8 @@ def _become(asked: socket.socket, told: dict[str, Any], streams: list[int]) -> N
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # One's deputy passes interrupts on. A build that was started in the background ignores its own.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
@@ -70,10 +72,7 @@ def _become(asked: socket.socket, told: dict[str, Any], streams: list[int]) -> N
         os.chdir(told["folder"])
         sys.argv = told["arguments"]
         asked.send(str(os.getpid()).encode())
-        # An interrupt has to reach the main thread, which may sleep: no other is to take it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         threading.Thread(target=_end_with, args=(asked,), daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
