@@ -36,7 +36,7 @@ class AdamSRT(RowMethod):
         weight_decay: λ of a decay within the gradient, ``g + λ w``.
         transport: Whether R and T are done; without them the method is called AdamS.
 
-    Source: Roburin et al. (2020), arXiv:2006.13382, as released (ymontmarin/adamsrt), with its defaults.
+    Source: Roburin et al. (2022), arXiv:2006.13382, as released (ymontmarin/adamsrt), with its defaults.
     """
 
     scale_free = False
