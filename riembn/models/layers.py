@@ -47,16 +47,21 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"BatchNorm: got an input of shape {tuple(input.shape)}; give (n, channels, …).")
 
     def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         averaging = self.training and self.track_running_stats
+        weight = self.weight
+        if weight is None and self.bias is not None and input.is_cuda:
+            weight = torch.ones_like(self.bias, requires_grad=False)  # torch's kernels there lose beta's gradient else
         if not averaging or mean is None or var is None or count is None:
-            return super().forward(input)
-        self._check_input_dim(input)
+            kept = (None, None) if self.training else (mean, var)
+            by_batch = self.training or (mean is None and var is None)
+            return functional.batch_norm(input, *kept, weight, self.bias, training=by_batch, eps=self.eps)
         # With momentum 1 the kernel leaves the batch's own statistics here: torch would average the unbiased
         # variance. They stay as they are afterwards, because autograd keeps them for the backward pass.
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
         output = functional.batch_norm(
-            input, batch_mean, batch_var, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps
+            input, batch_mean, batch_var, weight, self.bias, training=True, momentum=1.0, eps=self.eps
         )
         n = input.numel() // input.shape[1]
         with torch.no_grad():

@@ -47,7 +47,8 @@ class LossScaling(NamedTuple):
             else:
                 goes_on = (self.found_inf == 0).reshape(())
                 not_read_here = device.type == "cuda"
-                torch._foreach_add_(counts, goes_on.to(device, torch.float32, non_blocking=not_read_here))
+                added = goes_on.to(device, torch.float32, non_blocking=not_read_here)
+                torch._foreach_add_(counts, [added] * len(counts))  # one tensor for all would be read on the host
 
 
 UNSCALED = LossScaling(None, None)
