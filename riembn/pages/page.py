@@ -24,7 +24,7 @@ from matplotlib.gridspec import GridSpec
 from riembn.pages.draw import legend, spread_labels
 from riembn.pages.drawn import DATA, as_csv, csv_text, hover, scene
 from riembn.pages.palette import IN_CSS, STYLE
-from riembn.pages.ticks import plain_powers
+from riembn.pages.ticks import plain_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone:
 
     if not caption.strip() or not alt.strip():
         raise ValueError("show: a figure needs a caption, and alt for readers who do not see it; pass both.")
-    plain_powers(fig)
+    plain_numbers(fig)
     drawings = _svg(fig, alt, "riembn-screen")
     numbers, points, scenes = as_csv(fig), hover(fig), [scene(fig)]
     if phone := phone and _fit_phone(fig):

@@ -1,7 +1,8 @@
-"""Write the powers of ten at a logarithmic axis as plain text."""
+"""Write the numbers at a logarithmic axis as plain text."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -9,22 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_PLAIN = -3, 4  # the decades from 0.001 to 10,000: an axis that labels others writes powers of ten
 
 
-class Powers(LogFormatterSciNotation):
-    """``10⁻³``, where matplotlib typesets a formula, which takes longer than all else of a figure."""
+class Numbers(LogFormatterSciNotation):
+    """``0.04``, or ``10⁻⁵`` where an axis goes far; matplotlib typesets a formula, which takes longer than all else."""
 
     def __call__(self, x: Any, pos: Any = None) -> str:
         formula = super().__call__(x, pos)
+        if formula and self._is_plain():
+            return f"{x:,g}"
         text = re.sub(r"^\$\\mathdefault\{(.*)\}\$$", r"\1", formula).replace(r"\times", "×")
         return re.sub(r"\^\{([^}]*)\}", lambda power: power[1].translate(_RAISED), text).replace("-", "\u2212")
 
+    def _is_plain(self) -> bool:
+        low, high = sorted(self.axis.get_view_interval())  # type: ignore[union-attr]
+        return math.ceil(math.log10(low)) >= _PLAIN[0] and math.floor(math.log10(high)) <= _PLAIN[1]
 
-def plain_powers(fig: Figure) -> None:
+
+def plain_numbers(fig: Figure) -> None:
     """Have the axes of a figure that matplotlib would label with formulas label themselves with text."""
     for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
         major, minor = axis.get_major_formatter(), axis.get_minor_formatter()
         if type(major) is LogFormatterSciNotation:
-            axis.set_major_formatter(Powers(labelOnlyBase=major.labelOnlyBase))
+            axis.set_major_formatter(Numbers(labelOnlyBase=major.labelOnlyBase))
         if type(minor) is LogFormatterSciNotation:
-            axis.set_minor_formatter(Powers(labelOnlyBase=minor.labelOnlyBase))
+            axis.set_minor_formatter(Numbers(labelOnlyBase=minor.labelOnlyBase))
