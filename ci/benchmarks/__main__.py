@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from .contestants import CONTESTANTS
 from .freed_memory import measure_freed_memory
 from .loop_overhead import measure_loop
 from .machine import describe, slug
+from .networks import NETWORKS as SPLIT_NETWORKS
 from .parameters import NETWORKS, STACKS
-from .report import print_machine, print_parts, print_set, print_targets, spoken
+from .report import print_machine, print_parts, print_set, print_split, print_targets, spoken
+from .splits import measure_split
 from .step import measure_set
 from .step_parts import measure_all_parts
 from .sweep_speed import measure_sweep
-from .targets import step_targets, train_targets
+from .targets import split_targets, step_targets, train_targets
 from .throughput import NETWORK, measure_throughput
 from .training_step import measure_training_step
 
@@ -63,14 +65,24 @@ def main(arguments: Sequence[str]) -> int:
         "quick": asked.quick,
         "environment": told,
     }
-    train = asked.command == "train"
-    record = _rounded(record | (_train if train else _step)(asked, device))
-    record["targets"] = (train_targets if train else step_targets)(record)
-    print_targets(record["targets"])
     out = asked.out or ROOT / _folder(asked) / f"{asked.command}-{slug(device)}.json"
-    write_whole(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    if asked.command == "split":
+        for networks in _split(asked, out, told["commit"]):  # half an hour: what is there is kept
+            record["networks"] = _rounded(networks)
+            record["targets"] = split_targets(record)
+            _write(out, record)
+    else:
+        train = asked.command == "train"
+        record = _rounded(record | (_train if train else _step)(asked, device))
+        record["targets"] = (train_targets if train else step_targets)(record)
+        _write(out, record)
+    print_targets(record["targets"])
     print(f"The record: {out}")
     return 0
+
+
+def _write(out: Path, record: dict[str, Any]) -> None:
+    write_whole(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -92,7 +104,11 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     step.add_argument("--parts", nargs="+", choices=STEP_PARTS, default=STEP_PARTS, help="default: all three")
     train = commands.add_parser("train", help="where the time of a run goes")
     train.add_argument("--parts", nargs="+", choices=TRAIN_PARTS, default=TRAIN_PARTS, help="default: all")
-    for command in (step, train):
+    split = commands.add_parser("split", help="what riembn.split says of many networks, and whether it is right")
+    split.add_argument(
+        "--networks", nargs="+", choices=SPLIT_NETWORKS, metavar="NAME", help="only these; --out keeps its others"
+    )
+    for command in (step, train, split):
         command.add_argument(
             "--quick", action="store_true", help="see that it works, in seconds; numbers mean nothing"
         )
@@ -107,6 +123,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
             "--limit", type=float, default=300.0, help="seconds for each measurement (default 300)"
         )
         command.add_argument("--commit", help="of the code, where it does not lie in a git checkout")
+    split.set_defaults(device="cpu")
     words = list(arguments)
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         words.insert(0, "step")
@@ -117,6 +134,8 @@ def _folder(asked: argparse.Namespace) -> str:
     """Only a whole measurement takes the place of the one that the book is drawn from."""
     if asked.command == "step":
         whole = not asked.sets and not asked.contestants and tuple(asked.parts) == STEP_PARTS
+    elif asked.command == "split":
+        whole = not asked.networks
     else:
         whole = tuple(asked.parts) == TRAIN_PARTS
     return "book/benchmarks" if whole and not asked.quick else "_build/benchmarks"
@@ -170,6 +189,18 @@ def _train(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         else:
             print("throughput: left out, it needs a CUDA device")
     return record
+
+
+def _split(asked: argparse.Namespace, out: Path, commit: str | None) -> Iterator[list[dict[str, Any]]]:
+    """All that is known after each network, in the order of the list; what is not measured anew stays as it was."""
+    names = asked.networks or (["U-Net"] if asked.quick else list(SPLIT_NETWORKS))
+    found: dict[str, dict[str, Any]] = {}
+    if asked.networks and out.exists():
+        found = {one["name"]: one for one in json.loads(out.read_text())["networks"]}
+    for name in names:
+        found[name] = measure_split(name, limit=asked.limit) | {"commit": commit}
+        print_split(found[name])
+        yield [found[name] for name in SPLIT_NETWORKS if name in found]
 
 
 def _rounded(value: Any) -> Any:

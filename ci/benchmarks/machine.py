@@ -43,7 +43,7 @@ def describe(device: torch.device, commit: str | None = None) -> dict[str, Any]:
         "huge_pages": _chosen(_HUGE_PAGES),
         "settings": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)},
         "compiled_step": library() is not None,
-        "versions": {name: _version(name) for name in ("triton", "geoopt", "adamp", "torchvision", "numpy")},
+        "versions": {name: _version(name) for name in ("triton", "geoopt", "adamp", "torchvision", "timm", "numpy")},
         "others": others,
         "quiet": others <= 0.1,
     }

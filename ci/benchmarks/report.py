@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["print_machine", "print_parts", "print_set", "print_table", "print_targets", "spoken"]
+__all__ = ["print_machine", "print_parts", "print_set", "print_split", "print_table", "print_targets", "spoken"]
 
 
 def print_machine(told: Mapping[str, Any]) -> None:
@@ -69,6 +69,21 @@ def print_targets(targets: Iterable[Mapping[str, Any]]) -> None:
     ]
     if rows:
         print_table(["target", "on", "bound", "measured", ""], rows)
+
+
+def print_split(told: Mapping[str, Any]) -> None:
+    """One network: what its split cost and says, and every verdict that brute force denies."""
+    if "error" in told:
+        print(f"{told['name']}: {told['error']}", flush=True)
+        return
+    peak = f", {told['peak_bytes'] / 1e6:.0f} MB for {told['weight_bytes'] / 1e6:.0f}" if told["peak_bytes"] else ""
+    print(
+        f"{told['name']}: {told['invariant']} of {told['weights']} weights, {told['passes']} passes, "
+        f"{told['cpu_seconds']:.1f} s of processor time{peak}; wrong: {len(told['check']['wrong'])}",
+        flush=True,
+    )
+    for name, why in told["check"]["wrong"].items():
+        print(f"  {name}: {why}")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

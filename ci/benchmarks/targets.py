@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["step_targets", "train_targets", "verdict"]
+__all__ = ["split_targets", "step_targets", "train_targets", "verdict"]
 
 Target = dict[str, Any]
 _CPU_SETS = ("vgg-13", "resnet-18", "wrn-28-10")
+_LARGE = 80e6  # bytes of weights, beside which what a pass keeps is little
 _SLOW = ("geoopt RiemannianSGD", "SGD-G plain eager")
 
 
@@ -45,6 +46,25 @@ def train_targets(record: Mapping[str, Any]) -> list[Target]:
         what = "share of the bfloat16 matrix rate"
         found.append(_target(what, throughput["network"], 0.4, False, throughput["share"]))
     return found
+
+
+def split_targets(record: Mapping[str, Any]) -> list[Target]:
+    """The targets for splits: no verdict is wrong, and none takes long or much memory."""
+    networks = record["networks"]
+    done = [one for one in networks if "error" not in one]
+    wrong = sum(len(one["check"]["wrong"]) for one in done) + len(networks) - len(done)
+    found = [_most("verdicts that brute force denies, and failures", f"{len(networks)} networks", 0, [wrong])]
+    if done:
+        found.append(_most("passes", f"{len(done)} networks", 16, [one["passes"] for one in done]))
+    large = [one for one in done if one["weight_bytes"] >= _LARGE and one["peak_bytes"]]
+    if large:
+        peaks = [one["peak_bytes"] / one["weight_bytes"] for one in large]
+        found.append(_most("memory / weights", f"{len(large)} large networks", 5.0, peaks))
+    return found
+
+
+def _most(what: str, name: str, bound: float, values: Iterable[float]) -> Target:
+    return _target(what, name, bound, True, dict.fromkeys(("median", "low", "high"), max(values)))
 
 
 def _times(record: Mapping[str, Any]) -> Iterator[Target]:

@@ -26,7 +26,7 @@ from benchmarks.memory import peak_bytes, state_bytes  # noqa: E402
 from benchmarks.parameters import ParameterSet, parameter_set  # noqa: E402
 from benchmarks.step import measure_set  # noqa: E402
 from benchmarks.sweep_speed import measure_sweep  # noqa: E402
-from benchmarks.targets import step_targets, train_targets, verdict  # noqa: E402
+from benchmarks.targets import split_targets, step_targets, train_targets, verdict  # noqa: E402
 from benchmarks.throughput import _kernels, measure_throughput  # noqa: E402
 
 import riembn  # noqa: E402
@@ -296,12 +296,22 @@ def test_quick_train_writes_a_record_of_finite_numbers(tmp_path):
     assert len(record["targets"]) == 2 and "training loop" in said
 
 
+def test_quick_split_writes_what_it_costs_and_whether_it_is_right(tmp_path):
+    said, record = bench("split", "--quick", out=tmp_path / "split.json")
+    (one,) = record["networks"]
+    assert one["name"] == "U-Net" and one["invariant"] == 6 and one["weights"] == 8
+    assert one["check"]["wrong"] == {} and one["check"]["invariant"]["rows"] == one["rows"] == 64
+    assert one["check"]["invariant"]["largest_change"] < 1e-12 < 0.01 < one["check"]["rest"]["smallest_change"]
+    assert [target["verdict"] for target in record["targets"]] == ["reached", "reached"]
+    assert "U-Net: 6 of 8 weights" in said
+
+
 def test_records_of_the_book_are_whole_measurements():
     for path in sorted((ROOT / "book" / "benchmarks").glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         assert path.stem == f"{record['benchmark']}-{record['device']}"
         assert not record["quick"] and record["environment"]["commit"]
-        judged = {"step": step_targets, "train": train_targets}[record["benchmark"]]
+        judged = {"split": split_targets, "step": step_targets, "train": train_targets}[record["benchmark"]]
         assert record["targets"] == judged(record)  # fails where a record is older than its form
 
 

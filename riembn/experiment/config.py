@@ -84,7 +84,8 @@ class RunConfig:
         method: A name of `riembn.methods`: ``sgd``, ``sgd-g``, ``adam-g``, ``psi-sgd``, ….
         epochs: Passes over the training set.
         lr: Learning rate; with the Riemannian methods, that of the weights on the manifold.
-        width: Factor on the channels; for a WRN on top of the one in its name.
+        width: Factor on the channels; for a WRN on top of the one in its name. ``wrn-10-1`` at width 2 is the network
+            ``wrn-10-2``, but another configuration: it has a digest and a record of its own.
         dropout: Probability that a value of a WRN block is dropped; 0 for other networks.
         train_size: Train on so many images, the same for every seed, balanced over the classes; None: all.
         holdout: So many further images of the training set, never trained on, are the validation set; the test
