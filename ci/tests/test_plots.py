@@ -239,6 +239,19 @@ def test_table_shows_columns_without_index_and_escapes(page: Page) -> None:
     assert "<caption>Error, %</caption>" in body and 'tabindex="0"' in body
 
 
+def test_methods_of_a_table_have_their_names(page: Page) -> None:
+    frame = pd.DataFrame({"method": ["sgd-g", "adamw", "mine"], "rate": [0.2, 0.1, 0.3]})
+    shown = page(lambda: pages.table(frame, caption="Rates."))
+    assert re.findall(r"<td>([^<]*)</td>", shown) == ["SGD-G", "AdamW", "mine"]
+
+
+def test_texts_for_the_prose_are_named_by_the_chapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: told.append((name, text, display)))
+    pages.say("alpha", best_rate="0.1", lost=3)
+    assert told == [("alpha-best-rate", "0.1", False), ("alpha-lost", 3, False)]
+
+
 def test_heat_shows_the_page_at_zero() -> None:
     assert pages.DIVERGING(0.5)[3] == 0
     (low, high) = (pages.DIVERGING(0.0), pages.DIVERGING(1.0))

@@ -19,6 +19,7 @@ from riembn.pages.draw import legend as legend
 from riembn.pages.draw import line as line
 from riembn.pages.globe import Globe as Globe
 from riembn.pages.names import value_text as value_text
+from riembn.pages.page import say as say
 from riembn.pages.page import show as show
 from riembn.pages.page import table as table
 from riembn.pages.palette import BLUE as BLUE

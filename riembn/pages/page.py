@@ -23,7 +23,7 @@ from matplotlib.gridspec import GridSpec
 
 from riembn.pages.draw import legend, spread_labels
 from riembn.pages.drawn import DATA, as_csv, csv_text, hover, scene
-from riembn.pages.palette import IN_CSS, STYLE
+from riembn.pages.palette import IN_CSS, STYLE, look
 from riembn.pages.ticks import plain_numbers
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def table(
     """Put a data frame on the page; a wide one scrolls on its own, and the index is left out.
 
     Args:
-        frame: The columns to show, in their order; their names are the headers.
+        frame: The columns to show, in their order; their names are the headers. In a column ``method`` the keys of
+            methods become their names.
         caption: What the numbers are, with their unit.
         formats: For a column a format such as ``"{:.2f}"``, or a function from the value to its text.
         name: Of the file with its numbers; otherwise the page counts its tables.
@@ -109,6 +110,8 @@ def table(
     from IPython.display import display
 
     formats = formats or {}
+    if "method" in frame:
+        frame = frame.assign(method=[look(method).label for method in frame["method"]])
     number = {name: frame[name].dtype.kind in "iuf" or name in formats for name in frame.columns}
 
     def cell(tag: str, name: Any, text: str) -> str:
@@ -132,6 +135,19 @@ def table(
     numbers = csv_text([str(name) for name in frame.columns], frame.itertuples(index=False))
     told = {"name": name, "csv": numbers}
     display({"text/html": page, "text/plain": frame.to_string(index=False), DATA: told}, raw=True)
+
+
+def say(chapter: str, **texts: object) -> None:
+    """Hand texts to the prose of a chapter: ``say("plateau", best_rate=0.1)`` fills ``{glue:text}`plateau-best-rate```.
+
+    Args:
+        chapter: The noun that the names of the chapter's texts begin with.
+        texts: By the rest of their names, with ``_`` for a hyphen.
+    """
+    from myst_nb import glue
+
+    for name, text in texts.items():
+        glue(f"{chapter}-{name.replace('_', '-')}", text, display=False)
 
 
 def typeset(text: str) -> str:
