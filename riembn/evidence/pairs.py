@@ -111,10 +111,11 @@ def _chosen(curve: pandas.DataFrame, mine: Sequence[pandas.DataFrame], field: st
 
 def matched(runs: pandas.DataFrame, method: str, sgd: Sequence[pandas.DataFrame]) -> Iterator[Pair]:
     """Curves of a method with curves of SGD that turn by the same angle when the rate first drops, if there are."""
+    angles = [angle_at_drop(second) for second in sgd]
     for first in curves(runs, method):
-        for second in sgd:
-            ratio = angle_at_drop(first) / angle_at_drop(second)
-            one = first.iloc[0]
+        one, angle = first.iloc[0], angle_at_drop(first)
+        for second, of_sgd in zip(sgd, angles, strict=True):
+            ratio = angle / of_sgd
             parts = "" if one["whole"] else f" with ν = {one['grad_clip']:g}, α = {one['alpha']:g}"
             label = f"{NAMES[method]}{parts} {rate(first)} minus SGD {rate(second)}"
             if abs(ratio - 1) <= MATCHED:

@@ -77,6 +77,7 @@ def change_in_stage(stage: int) -> Callable[[pandas.DataFrame], pandas.Series]:
         if runs["clean_loss"].isna().all():
             raise Untested("the clean training loss was not recorded")
         first, last = [*drops_of(runs), runs["epochs"].iloc[0]][stage - 1 : stage + 1]
+        runs = runs[["seed", "epoch", "step", "clean_loss"]]
         start = runs[runs["epoch"] == first].set_index("seed")["step"]
         within = runs[(runs["epoch"] > first) & (runs["epoch"] <= last) & runs["clean_loss"].notna()]
         within = within[within["step"] - within["seed"].map(start) >= SETTLING]

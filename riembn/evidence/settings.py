@@ -33,6 +33,7 @@ OF_METHOD = (
 )  # fmt: skip
 _OF_RUN = ("seed", "evaluate_at")  # what leaves a run's settings as they are
 _CELL = [*(name for name in FIELDS if name not in (*OF_METHOD, *_OF_RUN)), "decays"]
+_READ = {"dataset", "epochs", "drops", "schedule", "decays"}  # of these what rules ask; the others only name a cell
 _SCHEDULE = ("epochs", "drops", "drop_factor")
 _NAMED = ["network", "width", "dataset", "train_size", "epochs"]
 # Fields and columns that frames of older records lack, and what they would hold.
@@ -86,13 +87,16 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
 def cells(runs: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame]]:
     """The runs that are alike but for the method and its settings, and what to call them."""
     runs = runs.assign(cell=_spelled(runs, _CELL))
+    named_alone = [name for name in _CELL if name in runs and name not in _READ]
     for _, named in runs.groupby(_NAMED, dropna=False, sort=False):
         one: Any = named.iloc[0]
         size = f" ({int(one['train_size']):,} images)" if one["train_size"] == one["train_size"] else ""
         name = f"{one['network']} × {one['width']:g} on {one['dataset']}{size}, {one['epochs']} epochs"
-        apart = [field for field in _CELL if field in named and _spelled(named, [field]).nunique() > 1]
+        ones = named.drop_duplicates("cell")
+        apart = [field for field in _CELL if field in named and ones[field].nunique(dropna=False) > 1]
         for _, alike in named.groupby("cell", sort=False):
-            yield ", ".join([name, *(_field(field, alike[field].iloc[0]) for field in apart)]), alike
+            said = [_field(field, alike[field].iloc[0]) for field in apart]
+            yield ", ".join([name, *said]), alike.drop(columns=named_alone)
 
 
 def curves(runs: pandas.DataFrame, method: str) -> list[pandas.DataFrame]:
@@ -196,10 +200,8 @@ def _chosen_by(run: Any) -> str:
 
 
 def _spelled(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.Series:
-    """The values of some fields of each row as one text: equal exactly if all are; nothing and NaN are one."""
-    import pandas
-
-    present = [name for name in names if name in frame.columns]
-    rows = frame[present].itertuples(index=False, name=None)
-    spelled = ["|".join("" if v is None or v != v else str(v) for v in row) for row in rows]
-    return pandas.Series(spelled, index=frame.index, dtype=str)
+    """The values of some fields of each row's run as one text: equal exactly if all are; nothing and NaN are one."""
+    runs = frame.drop_duplicates("digest")
+    rows = runs[[name for name in names if name in runs.columns]].itertuples(index=False, name=None)
+    spelled = ("|".join("" if v is None or v != v else str(v) for v in row) for row in rows)
+    return frame["digest"].map(dict(zip(runs["digest"], spelled, strict=True))).astype(str)
