@@ -221,6 +221,25 @@ def test_batch_norm_gradients_are_those_of_torch() -> None:
     assert torch.allclose(ours.bias.grad, torchs.bias.grad, atol=1e-12)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("gamma", [True, False])
+def test_batch_norm_on_a_gpu_is_that_on_a_cpu(gamma: bool, training: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, out = (torch.randn(8, 5, 4, 4, generator=generator) for _ in range(2))
+    found = []
+    for device in ("cpu", "cuda"):
+        norm = BatchNorm(5, gamma=gamma).train(training).to(device)
+        x = images.to(device, copy=True).requires_grad_()
+        y = norm(x)
+        (y * out.to(device)).sum().backward()
+        assert x.grad is not None
+        found.append([y, x.grad, *(p.grad for p in norm.parameters()), *norm.buffers()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-4, atol=1e-4)
+
+
 def test_batch_norm_without_gamma_is_a_batch_norm_with_one_parameter() -> None:
     norm = BatchNorm(4, gamma=False)
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)

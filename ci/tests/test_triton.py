@@ -477,6 +477,117 @@ def test_a_capture_finds_its_plan_made_and_leaves_no_addresses_behind(monkeypatc
     assert len(plan.addresses) == 2
 
 
+def _steps_of(optimizer, script, remembers):
+    """Take the steps of a script, each after what may have changed; returns how many were taken like the last one."""
+    held = 0
+    for change in script:
+        change(optimizer)
+        if not remembers:
+            optimizer._last = None
+        group = optimizer.param_groups[0]
+        last = (optimizer._last or {}).get(0)
+        held += last is not None and last.holds(optimizer.state, group)
+        optimizer.step()
+    return held
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_like_the_last_one_is_that_step_whatever_has_changed(method):
+    generator = torch.Generator().manual_seed(3)
+    optimizer_class, options = METHODS[method]
+
+    def params_of(optimizer):
+        return optimizer.param_groups[0]["params"]
+
+    def in_place(optimizer):
+        chance = torch.Generator().manual_seed(len(optimizer.state))
+        for p in params_of(optimizer):
+            p.grad.copy_(0.1 * torch.randn(p.shape, generator=chance))
+
+    def elsewhere(optimizer):
+        for p in params_of(optimizer):
+            p.grad = (2 * p.grad).resolve_neg().contiguous()
+
+    def other_order(optimizer):
+        p = params_of(optimizer)[0]
+        p.grad = p.grad.t().contiguous().t()
+
+    def other_weights(optimizer):
+        p = params_of(optimizer)[1]
+        p.data = p.data.flip(1).contiguous()
+
+    def fewer_rows(optimizer):  # at the same address
+        p = params_of(optimizer)[0]
+        grad = p.grad[:3].contiguous()
+        p.grad = None
+        p.data = p.data[:3]
+        p.grad = grad
+        optimizer.state.pop(p)
+
+    def setting(**changes):
+        return lambda optimizer: optimizer.param_groups[0].update(changes)
+
+    def state_anew(optimizer):
+        optimizer.state.clear()
+
+    def loaded(optimizer):
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+    def momentum_moved(optimizer):
+        state = optimizer.state[params_of(optimizer)[1]]
+        for key, value in state.items():
+            state[key] = value.clone()
+
+    def without_gradient(optimizer):
+        params_of(optimizer)[0].grad = None
+
+    def with_gradient(optimizer):
+        p = params_of(optimizer)[0]
+        p.grad = torch.full_like(p, 0.1)
+
+    def scaled(optimizer):
+        optimizer.grad_scale = torch.tensor(2.0, device=DEVICE)
+        optimizer.found_inf = torch.tensor(0.0, device=DEVICE)
+
+    def skipped(optimizer):
+        optimizer.found_inf = torch.tensor(1.0, device=DEVICE)
+
+    def unscaled(optimizer):
+        del optimizer.grad_scale, optimizer.found_inf
+
+    def negative(optimizer):
+        p = params_of(optimizer)[1]
+        p.grad = torch._neg_view(p.grad)
+
+    script = [
+        in_place, in_place, elsewhere, in_place, other_order, in_place, elsewhere, other_weights, in_place,
+        momentum_moved, in_place, setting(lr=torch.tensor(0.03, device=DEVICE)), in_place, setting(lr=0.02, maximize=True), in_place, negative,
+        elsewhere, setting(maximize=False), in_place, scaled, in_place, skipped, in_place, unscaled, without_gradient,
+        without_gradient, with_gradient, in_place, state_anew, in_place, loaded, in_place, fewer_rows, in_place,
+    ]  # fmt: skip
+    if method in ON_SPHERE:
+        script += [setting(grad_clip=None), in_place, setting(alpha=0.1), in_place, setting(alpha=0.0), in_place]
+    if method == "psi-sgd":
+        script += [setting(momentum=0.0), in_place, setting(momentum=0.5), in_place]
+    script += [setting(foreach=True), in_place, setting(foreach=None), in_place]
+    starts = [torch.randn(shape, generator=generator).to(DEVICE) for shape in ((5, 8), (3, 4, 3, 3), (2, 70))]
+    ends = []
+    for remembers in (True, False):
+        params = [torch.nn.Parameter(start.clone()) for start in starts]
+        optimizer = optimizer_class(params, **options)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        held = _steps_of(optimizer, script, remembers)
+        assert held >= 10 if remembers else held == 0
+        ends.append((params, optimizer))
+    (params, optimizer), (twins, other) = ends
+    for p, q in zip(params, twins, strict=True):
+        assert torch.equal(p, q)
+        for key, value in optimizer.state[p].items():
+            assert torch.equal(value, other.state[q][key]), key
+    assert copy.deepcopy(optimizer)._last is None
+
+
 def test_launches_are_few():
     shapes = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3), (256, 128, 3, 3)]
     shapes += [(256, 256, 3, 3), (512, 256, 3, 3), *[(512, 512, 3, 3)] * 3, (512, 512)]
@@ -666,6 +777,23 @@ def test_a_first_step_inside_a_capture_is_refused():
         with torch.cuda.graph(torch.cuda.CUDAGraph()):
             params[0].grad.zero_()  # an empty graph warns
             optimizer.step()
+
+
+@gpu
+def test_a_compiled_launch_takes_arguments_of_its_kinds_alone():
+    """The same weights with a number and a tensor as rate, with and without a scaler, tensors that start on 4 bytes."""
+    for start in (0, 1):
+        memory = torch.randn(3, 40 * 64 + 1, device=DEVICE)[:, start : start + 40 * 64]
+        p, g = torch.nn.Parameter(memory[0].view(40, 64)), memory[1].view(40, 64)
+        q = torch.nn.Parameter(p.detach().clone())
+        a, b = SGDG([p]), SGDG([q], foreach=True)
+        lr = torch.tensor([0.0, 0.1], device=DEVICE)
+        for rate in (0.2, lr[1], 0.1, lr[1].clone(), 0.05):
+            for optimizer, weight in ((a, p), (b, q)):
+                optimizer.param_groups[0]["lr"] = rate
+                weight.grad = g if weight is p else g.clone()
+                optimizer.step()
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
 @gpu

@@ -2,17 +2,16 @@
 
 A step reads weight, gradient and momentum once and writes weight and momentum once: 20 bytes a float32 parameter for
 SGD-G, and 20 bytes and 8 a row for Adam-G; 12 for PSI-SGD without momentum. All weights of one call share a few
-launches, one for each size of row; nothing waits for the device, so a step can be captured in a CUDA graph. Not yet
-run on a GPU by its authors: the tests run the kernels in Triton's interpreter and compile them for one, and the first
-use on a device is checked (riembn/optim/rows/first_use.py).
+launches, one for each size of row; nothing waits for the device, so a step can be captured in a CUDA graph. The tiles
+are those that were fastest on an H200, where a row of up to 4,096 entries moves at 0.75 to 1.0 of the rate of a copy
+and a longer one, read twice, at 0.6 to 0.8. The first use on a device is checked (riembn/optim/rows/first_use.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,16 +21,16 @@ from torch.autograd.graph import increment_version
 from ..geometry import Layout
 from .strides import Strides, strides
 
-__all__ = ["adam_g", "capturing", "psi_sgd", "refused", "sgd_g", "takes", "unfit"]
+__all__ = ["Tables", "adam_g", "capturing", "psi_sgd", "refused", "sgd_g", "takes", "unfit"]
 
 LONGEST = 2**17
 """Entries of the longest row taken: one program walks along a row, and lists of tensors use the whole device."""
 TAKEN = (
     f"float32, bfloat16 or float16 on an NVIDIA GPU, rows of up to {LONGEST:,} entries, and Triton installed"
 )
-TILES = [(64, 32, 4), (256, 8, 4), (1024, 2, 4), (2048, 1, 4), (4096, 1, 8), (8192, 1, 32), (16384, 1, 32)]
+TILES = [(64, 16, 4), (256, 4, 4), (1024, 1, 1), (2048, 1, 4), (4096, 1, 4)]
 """Columns and rows of what one program holds in registers, and its warps; rows of more columns are read in pieces."""
-PIECE = (2048, 1, 8)
+PIECE = (2048, 1, 4)
 """The same for the pieces of a longer row."""
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -59,17 +58,23 @@ def sgd_g(
     grad_clip: float | None,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
-) -> None:
+    *,
+    tables: Tables | None = None,
+) -> Tables | None:
     """One step of SGD-G in place; all on one device, and `takes` true of every parameter.
 
     Args:
         lr: A number, or a one-element tensor on the device, which is read there.
         grad_scale: A one-element tensor that the gradients are divided by.
         found_inf: A one-element tensor; nothing changes where it is not zero.
+        tables: What an earlier step of tensors of these shapes, strides, types and addresses returned.
+
+    Returns:
+        Tables for steps of tensors that lie where these do; None where there can be none.
     """
     options = _scalars(momentum, 0.0, 0.0, 0.0, grad_clip)
-    _launch("manifold_step", (params, grads, momentum_buffers), layout, lr, grad_scale, found_inf, options,
-            ADAM=False, CLIPPED=grad_clip is not None)  # fmt: skip
+    return _launch("manifold_step", (params, grads, momentum_buffers), layout, lr, grad_scale, found_inf, options,
+                   tables, ADAM=False, CLIPPED=grad_clip is not None)  # fmt: skip
 
 
 def adam_g(
@@ -85,16 +90,20 @@ def adam_g(
     grad_clip: float | None,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
-) -> None:
+    *,
+    tables: Tables | None = None,
+) -> Tables | None:
     """One step of Adam-G in place; ``steps``: float32 counts on the device, this step included; else as `sgd_g`."""
     options = _scalars(*betas, 1 - betas[1], eps, grad_clip)
     one_by_one = [v.contiguous() for v in exp_avg_sqs]
     columns = params, grads, exp_avgs, one_by_one, steps
-    _launch("manifold_step", columns, layout, lr, grad_scale, found_inf, options,
-            ADAM=True, CLIPPED=grad_clip is not None)  # fmt: skip
+    tables = _launch("manifold_step", columns, layout, lr, grad_scale, found_inf, options,
+                     tables, ADAM=True, CLIPPED=grad_clip is not None)  # fmt: skip
     for v, used in zip(exp_avg_sqs, one_by_one, strict=True):
         if used is not v:
             v.copy_(used)
+            tables = None
+    return tables
 
 
 def psi_sgd(
@@ -106,10 +115,13 @@ def psi_sgd(
     momentum: float,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
-) -> None:
+    *,
+    tables: Tables | None = None,
+) -> Tables | None:
     """One step of PSI-SGD in place; arguments as for `sgd_g`."""
     columns = (params, grads) if momentum_buffers is None else (params, grads, momentum_buffers)
-    _launch("psi_step", columns, layout, lr, grad_scale, found_inf, (momentum,), MOMENTUM=len(columns) > 2)
+    return _launch("psi_step", columns, layout, lr, grad_scale, found_inf, (momentum,),
+                   tables, MOMENTUM=len(columns) > 2)  # fmt: skip
 
 
 def _scalars(
@@ -121,11 +133,13 @@ def _scalars(
     return decay, 1 - decay, logs[0], decay_second, keep_second, logs[1], eps, bound
 
 
-def _launch(name: str, columns: Sequence[Sequence[Tensor]], *arguments: Any, **flags: Any) -> None:
+def _launch(name: str, columns: Sequence[Sequence[Tensor]], *arguments: Any, **flags: Any) -> Tables | None:
     """`_launch_here` with the weights' device as the current one, which streams and captures are asked of."""
     device = columns[0][0].device
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        _launch_here(name, columns, *arguments, **flags)
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return _launch_here(name, columns, *arguments, **flags)
+    with torch.cuda.device(device):
+        return _launch_here(name, columns, *arguments, **flags)
 
 
 def _launch_here(
@@ -136,35 +150,71 @@ def _launch_here(
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
     scalars: tuple[float, ...],
+    tables: Tables | None,
     **flags: bool,
-) -> None:
+) -> Tables | None:
     """Launch a kernel over all rows; ``columns``: weights, gradients, momentum, second moments, step counts."""
-    kernels: Any = _kernels()
-    params = columns[0]
-    columns = params, [g.resolve_neg() for g in columns[1]], *columns[2:]
-    device = params[0].device
-    plan = _plan(device, columns, layout)
-    used = [list(column) for column in columns]
-    for c, i in plan.foreign:
-        p = params[i]
-        alike = torch.empty_strided(p.shape, p.stride(), dtype=plan.dtypes[c][i], device=device)
-        used[c][i] = alike.copy_(columns[c][i])
+    params, device = columns[0], columns[0][0].device
+    used: list[list[Tensor]] = []
+    if tables is None:
+        columns = params, [g.resolve_neg() for g in columns[1]], *columns[2:]
+        plan = _plan(device, columns, layout)
+        used = [list(column) for column in columns]
+        for c, i in plan.foreign:
+            p = params[i]
+            alike = torch.empty_strided(p.shape, p.stride(), dtype=plan.dtypes[c][i], device=device)
+            used[c][i] = alike.copy_(columns[c][i])
+        tables = _tables(plan, used)
+    plan = tables.plan
     shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
     numbers = [float(x) for x in scalars]  # Triton would compile for every integer anew
-    addresses = _addresses(plan, used)
-    for batch, (lines, aligned) in zip(plan.batches, addresses.use(), strict=True):
-        columns_each, rows_each, warps = batch.tile
-        getattr(kernels, name + "_long" * batch.long)[(batch.programs.numel(),)](
-            batch.programs, batch.sizes, lines, *shared, *numbers,
-            W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]),
-            LR_TENSOR=isinstance(lr, Tensor), DENSE=batch.dense, UNIT=batch.unit if aligned else 1,
-            BLOCK_ROWS=rows_each, BLOCK_COLUMNS=columns_each, num_warps=warps, enable_fp_fusion=True, **flags,
-        )  # fmt: skip
+    variant = name, *map(_kind, shared), *flags.values()
+    for number, (batch, (lines, aligned)) in enumerate(zip(plan.batches, tables.use(), strict=True)):
+        given = batch.programs, batch.sizes, lines, *shared, *numbers
+        launch = plan.launches.get((number, aligned, variant))
+        if launch is None:
+            launch = _first_launch(name, batch, aligned, given, LR_TENSOR=isinstance(lr, Tensor), **flags)
+            plan.launches[number, aligned, variant] = launch
+        else:
+            launch(*given)
     for c, i in plan.foreign:
         if c >= 2:
             columns[c][i].copy_(used[c][i])
     # Autograd does not see what a kernel writes: weights, momentum, second moments.
     increment_version([*params, *(t for column in columns[2:4] for t in column)])
+    return None if plan.foreign or capturing(device) else tables
+
+
+def _first_launch(
+    name: str, batch: _Batch, aligned: bool, given: tuple[Any, ...], **flags: bool
+) -> Callable[..., None]:
+    """Compile a kernel, or find it compiled, and launch it; returns what launches it on arguments of the same kinds.
+
+    A call of a compiled kernel takes a few microseconds. Of a function that Triton compiles where it has to it takes
+    tens, since that looks at every argument first.
+    """
+    kernels: Any = _kernels()
+    function, grid = getattr(kernels, name + "_long" * batch.long), (batch.programs.numel(), 1, 1)
+    columns_each, rows_each, warps = batch.tile
+    constants = dict(
+        W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]), DENSE=batch.dense,
+        UNIT=batch.unit if aligned else 1, BLOCK_ROWS=rows_each, BLOCK_COLUMNS=columns_each, **flags,
+    )  # fmt: skip
+    options = {"num_warps": warps, "enable_fp_fusion": True}
+
+    def by_function(*given: Any) -> Any:
+        return function[grid](*given, **constants, **options)
+
+    compiled = by_function(*given)
+    if compiled is None:  # interpreted
+        return by_function
+    run, rest = compiled[grid], (None,) * (len(function.arg_names) - len(given))  # constants are compiled in
+    return lambda *given: run(*given, *rest)
+
+
+def _kind(x: Any) -> object:
+    """What of an argument a compiled kernel depends on."""
+    return (x.dtype, x.data_ptr() % 16 == 0) if isinstance(x, Tensor) else type(x)
 
 
 @functools.cache
@@ -217,7 +267,8 @@ class _Plan(NamedTuple):
     batches: list[_Batch]
     foreign: list[tuple[int, int]]  # column and number of what lies in another order or type than its weight
     dtypes: list[list[torch.dtype]]
-    addresses: dict[tuple[int, ...], _Addresses]
+    addresses: dict[tuple[int, ...], Tables]
+    launches: dict[Any, Callable[..., None]]  # of what is compiled
     stream: torch.cuda.Stream | None  # on which its tables were filled
 
 
@@ -283,7 +334,7 @@ def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout
                 types,
             )
         )
-    return _Plan(batches, foreign, dtypes, {}, _stream(device))
+    return _Plan(batches, foreign, dtypes, {}, {}, _stream(device))
 
 
 def _same_order(p: Tensor, t: Tensor) -> bool:
@@ -291,10 +342,11 @@ def _same_order(p: Tensor, t: Tensor) -> bool:
     return all(a == b for n, a, b in zip(p.shape, p.stride(), t.stride(), strict=True) if n > 1)
 
 
-class _Addresses:
-    """Where the tensors of a plan are, on the device: never changed once made, so that a graph can keep on reading it.
+class Tables:
+    """Where the tensors of a step are, on the device: never changed once made, so that a graph can keep on reading it.
 
-    For each launch a table of addresses, and whether all of them start on 16 bytes.
+    For each launch a table of addresses, and whether all of them start on 16 bytes. It stands for this module where a
+    step is taken again: its functions take what the module's do, and ask the tensors nothing.
     """
 
     def __init__(self, plan: _Plan, columns: Sequence[Sequence[Tensor]], device: torch.device) -> None:
@@ -308,7 +360,7 @@ class _Addresses:
             for batch in plan.batches
         ]
         self._lines = list(zip(parts, aligned, strict=True))
-        self._table, self._plan = table, plan
+        self._table, self.plan = table, plan
         self._stream = _stream(device)
 
     def use(self) -> list[tuple[Tensor, bool]]:
@@ -319,24 +371,33 @@ class _Addresses:
         if capturing(self._table.device):
             _captured.add(self)  # for good: the graph may read it at any time
             return self._lines
-        of_plan = [table for batch in self._plan.batches for table in (batch.programs, batch.sizes)]
-        for filled_on, tables in ((self._stream, [self._table]), (self._plan.stream, of_plan)):
+        of_plan = [table for batch in self.plan.batches for table in (batch.programs, batch.sizes)]
+        for filled_on, tables in ((self._stream, [self._table]), (self.plan.stream, of_plan)):
             if filled_on is not None and filled_on != current:
                 current.wait_stream(filled_on)
                 for table in tables:
                     table.record_stream(current)
         return self._lines
 
+    def sgd_g(self, *arguments: Any) -> None:
+        sgd_g(*arguments, tables=self)
 
-_captured: set[_Addresses] = set()
+    def adam_g(self, *arguments: Any) -> None:
+        adam_g(*arguments, tables=self)
+
+    def psi_sgd(self, *arguments: Any) -> None:
+        psi_sgd(*arguments, tables=self)
 
 
-def _addresses(plan: _Plan, columns: Sequence[Sequence[Tensor]]) -> _Addresses:
+_captured: set[Tables] = set()
+
+
+def _tables(plan: _Plan, columns: Sequence[Sequence[Tensor]]) -> Tables:
     device = columns[0][0].device
     key = tuple([t.data_ptr() for column in columns for t in column])
     found = plan.addresses.get(key)
     if found is None:
-        found = _Addresses(plan, columns, device)
+        found = Tables(plan, columns, device)
         if not capturing(device):  # what a capture makes is filled when the graph runs, not before
             while len(plan.addresses) >= _MANY:
                 plan.addresses.pop(next(iter(plan.addresses)))

@@ -86,18 +86,19 @@ class AdamG(RowOptimizer):
 
     options = ("lr", "betas", "eps", "grad_clip")
 
-    def _states(
-        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
-    ) -> list[list[Tensor]]:
+    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         layout = Layout.of(group)
         return [
             [self._state(p, "exp_avg") for p in params],
             [self._row_state(p, "exp_avg_sq", layout) for p in params],
-            self._steps(params, group, scaling),
+            self._steps(params, group),
         ]
 
-    def _steps(self, params: list[Tensor], group: dict[str, Any], scaling: LossScaling) -> list[Tensor]:
-        """The step counts, this step included; on the device where a kernel reads them, else on the host."""
+    def _advance(self, states: list[list[Tensor]], scaling: LossScaling) -> None:
+        scaling.advance(states[2])
+
+    def _steps(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """The step counts; on the device where a kernel reads them, else on the host."""
         steps = []
         for p in params:
             device = p.device if p.is_cuda and self._takes_on_device(group, p) else _HOST
@@ -114,7 +115,6 @@ class AdamG(RowOptimizer):
                 moved = count.to(device, torch.float32, non_blocking=device.type == "cuda")
                 count = self.state[p]["step"] = moved
             steps.append(count)
-        scaling.advance(steps)
         return steps
 
     @staticmethod
@@ -188,8 +188,8 @@ class AdamG(RowOptimizer):
         betas: tuple[float, float],
         eps: float,
         grad_clip: float | None,
-    ) -> None:
-        kernels.adam_g(params, grads, ms, vs, ts, layout, lr, betas, eps, grad_clip, *scaling)
+    ) -> Any:
+        return kernels.adam_g(params, grads, ms, vs, ts, layout, lr, betas, eps, grad_clip, *scaling)
 
 
 def _bias_correction(betas: tuple[float, float], step: Tensor) -> float | Tensor:

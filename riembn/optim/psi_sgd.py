@@ -71,9 +71,7 @@ class PSISGD(RowOptimizer):
 
     options = ("lr", "momentum")
 
-    def _states(
-        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
-    ) -> list[list[Tensor]]:
+    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         return [[self._state(p, "momentum_buffer") for p in params]] if group["momentum"] else []
 
     @staticmethod
@@ -115,8 +113,8 @@ class PSISGD(RowOptimizer):
         scaling: LossScaling,
         lr: float | Tensor,
         momentum: float,
-    ) -> None:
-        kernels.psi_sgd(params, grads, ms, layout, lr, momentum, *scaling)
+    ) -> Any:
+        return kernels.psi_sgd(params, grads, ms, layout, lr, momentum, *scaling)
 
 
 def _rescue(largest: Tensor, stored: torch.dtype) -> Tensor:

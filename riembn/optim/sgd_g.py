@@ -98,9 +98,7 @@ class SGDG(RowOptimizer):
 
     options = ("lr", "momentum", "grad_clip")
 
-    def _states(
-        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
-    ) -> list[list[Tensor]]:
+    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         return [[self._state(p, "momentum_buffer") for p in params]]
 
     @staticmethod
@@ -149,5 +147,5 @@ class SGDG(RowOptimizer):
         lr: float | Tensor,
         momentum: float,
         grad_clip: float | None,
-    ) -> None:
-        kernels.sgd_g(params, grads, taus, layout, lr, momentum, grad_clip, *scaling)
+    ) -> Any:
+        return kernels.sgd_g(params, grads, taus, layout, lr, momentum, grad_clip, *scaling)

@@ -21,6 +21,7 @@ from .first_use import agrees
 from .lists import batches, row_views
 from .loading import check_method, fitting, read_by_hooks, restore_precision
 from .loss_scaling import UNSCALED, LossScaling
+from .repeat import Last
 from .sharded import is_sharded, local, on_local_rows, row_zeros, rows_are_whole
 
 
@@ -42,14 +43,19 @@ class RowOptimizer(CheckedGroups):
     weight in the type of the arithmetic, see `compute_dtype`."""
     _lists: ClassVar[Callable[..., None]]
     """``(batch, **options)``: a `Batch` of such views."""
-    _fused: ClassVar[Callable[..., None]]
-    """``(kernels, weights, gradients, *states, layout, scaling, **options)``: what a module of `kernels` takes."""
+    _fused: ClassVar[Callable[..., Any]]
+    """``(kernels, weights, gradients, *states, layout, scaling, **options)``: what a module of `kernels` takes; returns
+    what that returns."""
 
-    def _states(
-        self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling
-    ) -> list[list[Tensor]]:
+    _last: dict[int, Last | None] | None = None
+    """By a group's number what its last step was taken with; copies and checkpoints are made without it."""
+
+    def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         """What is kept for ``params``, one list a kind, made of zeros at first (`_state`, `_row_state`)."""
         raise NotImplementedError
+
+    def _advance(self, states: list[list[Tensor]], scaling: LossScaling) -> None:
+        """Change what does not depend on the gradients, before each step."""
 
     def _check(self, group: dict[str, Any]) -> None:
         which, params, rows_group = labels(group), group["params"], group
@@ -98,34 +104,47 @@ class RowOptimizer(CheckedGroups):
         scaling = LossScaling.of(self)
         if scaling.found_inf is not None and not self._step_supports_amp_scaling and scaling.skips():
             return loss
-        for group in self.param_groups:
-            if group.get("joint"):
+        last = self._last = {} if self._last is None else self._last
+        for number, group in enumerate(self.param_groups):
+            if (before := last.get(number)) is not None and before.holds(self.state, group):
+                self._advance(before.states, scaling)
+                options = self._options(group)
+                self._fused(before.tables, *before.columns, layout=before.layout, scaling=scaling, **options)
+            elif group.get("joint"):
                 pairs = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
                 with joint.as_rows(self, pairs, Layout.of(group)) as rows:
                     self._step_rows(_of_matrices(group), rows, scaling)
             else:
                 moving = [p for p in group["params"] if p.grad is not None and p.numel()]
-                self._step_rows(group, moving, scaling)
+                last[number] = self._step_rows(group, moving, scaling)
         return loss
 
-    def _step_rows(self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling) -> None:
-        """One step of ``params``, of which none is empty and each has a gradient."""
+    def _options(self, group: dict[str, Any]) -> dict[str, Any]:
+        options = {name: group[name] for name in self.options}
+        if group["maximize"]:  # a step against the negative gradient is a step of the negative rate
+            options["lr"] = -options["lr"]
+        return options
+
+    def _step_rows(self, group: dict[str, Any], params: list[Tensor], scaling: LossScaling) -> Last | None:
+        """One step of ``params``, of which none is empty and each has a gradient; what a next step like it needs."""
         if not params:
-            return
-        layout, options = Layout.of(group), {name: group[name] for name in self.options}
-        alpha = group.get("alpha", 0.0)
+            return None
+        layout, options = Layout.of(group), self._options(group)
+        alpha = -group.get("alpha", 0.0) if group["maximize"] else group.get("alpha", 0.0)
         grads = [dense_grad(p, type(self).__name__) for p in params]
         if scaling.grad_scale is not None and not all(self._takes_scaling(group, p) for p in params):
             grads, scaling = scaling.divide(grads), UNSCALED
-        if group["maximize"]:  # a step against the negative gradient is a step of the negative rate
-            options["lr"], alpha = -options["lr"], -alpha
+        states = self._states(group, params)
+        self._advance(states, scaling)
+        tables: list[Any] = []
 
         def step(columns: list[list[Any]], alpha: float) -> None:
             if alpha:
                 columns[1] = add_orthogonality(columns[0], columns[1], alpha, layout, scaling.grad_scale)
             for taken_by, some in self._by_kernels(columns, layout, group):
                 if taken_by is not None:
-                    self._fused(taken_by, *some, layout=layout, scaling=scaling, **options)
+                    made = self._fused(taken_by, *some, layout=layout, scaling=scaling, **options)
+                    tables.append(made if len(some[0]) == len(group["params"]) and not alpha else None)
                 elif group["foreach"] is False:
                     for p, grad, *states in zip(*some, strict=True):
                         values = p, grad.to(compute_dtype(p.dtype)), *states
@@ -136,7 +155,10 @@ class RowOptimizer(CheckedGroups):
                         self._lists(batch, **options)
                         batch.store()
 
-        on_local_rows([params, grads, *self._states(group, params, scaling)], layout, alpha, step)
+        on_local_rows([params, grads, *states], layout, alpha, step)
+        if len(tables) != 1 or tables[0] is None or any(map(is_sharded, params)):
+            return None
+        return Last.of(self.state, group, params, states, layout, tables[0])
 
     def _by_kernels(
         self, columns: list[list[Any]], layout: Layout, group: dict[str, Any]
