@@ -62,11 +62,20 @@ def _could_take(p, layout):
     return p.dtype in cuda._TYPES and cuda._fits(p, layout)
 
 
-@pytest.fixture
-def short_registers(monkeypatch):
-    """Rows of more than eight entries are read in pieces of sixteen."""
-    monkeypatch.setattr(cuda, "TILES", [(8, 4, 1)])
-    monkeypatch.setattr(cuda, "PIECE", (16, 1, 1))
+TILES = {
+    "at once": None,
+    "in three blocks": [cuda.Tile(8, 8, 4, 1), cuda.Tile(3 * 512, 512, 1, 1, "_wide")],
+    "in pieces": [cuda.Tile(8, 8, 4, 1), cuda.Tile(math.inf, 16, 1, 1, "_long")],
+}
+
+
+@pytest.fixture(params=TILES)
+def reads(request, monkeypatch):
+    """How rows of more than eight entries are read; the last of three blocks is filled in part or empty."""
+    if tiles := TILES[request.param]:
+        kernels = {"in pieces": list(cuda.TILES)}.get(request.param, ["manifold_step"])
+        monkeypatch.setattr(cuda, "TILES", {**cuda.TILES, **dict.fromkeys(kernels, tiles)})
+        monkeypatch.setattr(cuda, "FEW", 0)
 
 
 def make(shapes, dtype=torch.float32, seed=0, memory_format=torch.contiguous_format):
@@ -122,18 +131,15 @@ def test_every_layout_equals_reference(method, weights, memory_format):
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("method", METHODS)
-def test_rows_read_in_pieces_equal_reference(method, weights, short_registers):
+def test_rows_read_in_any_way_equal_reference(method, weights, reads):
     shapes, layout = WEIGHTS[weights]
     against_reference(method, [s for s in shapes if math.prod(s) < 500], layout, steps=2)
 
 
-@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("radial", [0.0, 100.0])
 @pytest.mark.parametrize("size", [0.0, 1e-41, 1e-25, 1e18, 1e30])
 @pytest.mark.parametrize("method", ON_SPHERE)
-def test_extreme_gradients_equal_reference(method, size, radial, pieces, request):
-    if pieces:
-        request.getfixturevalue("short_registers")
+def test_extreme_gradients_equal_reference(method, size, radial, reads):
     changes = {"eps": 0.0} if method == "adam-g" and size > 1 else {}
     tolerance = 1e-2 if size == 1e-41 and method == "adam-g" else 1e-4 if radial else 1e-5
     params, _ = against_reference(
@@ -142,11 +148,8 @@ def test_extreme_gradients_equal_reference(method, size, radial, pieces, request
     assert ((params[0].detach().double().norm(dim=1) - 1).abs() < 1e-6).all()
 
 
-@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("method", ON_SPHERE)
-def test_a_gradient_along_the_weight_leaves_the_step_tangent(method, pieces, request):
-    if pieces:
-        request.getfixturevalue("short_registers")
+def test_a_gradient_along_the_weight_leaves_the_step_tangent(method, reads):
     optimizer_class, options = METHODS[method]
     (p,), generator = make([(4, 33)])
     optimizer = optimizer_class([p], **options)
@@ -158,15 +161,12 @@ def test_a_gradient_along_the_weight_leaves_the_step_tangent(method, pieces, req
     assert ((p.detach() * m).sum(1) / m.norm(dim=1)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("method", ON_SPHERE)
-def test_unclipped_equals_reference(method, pieces, request):
-    if pieces:
-        request.getfixturevalue("short_registers")
+def test_unclipped_equals_reference(method, reads):
     against_reference(method, [(3, 20), (2, 5)], grad_clip=None, size=1.0, lr=0.01)
 
 
-def test_a_step_against_the_momentum_loses_no_digits(short_registers):
+def test_a_step_against_the_momentum_loses_no_digits(reads):
     # In pieces |momentum m - lr h| comes from dot products, which here cancel.
     p = torch.nn.Parameter(torch.eye(20, device=DEVICE)[:1].clone())
     optimizer = SGDG([p], lr=1.0, momentum=0.5, grad_clip=None)
@@ -200,11 +200,8 @@ def test_half_precision_weights_equal_reference(method, dtype):
     against_reference(method, [(3, 16), (2, 9), (2, 64)], steps=2, tolerance=2e-2, dtype=dtype)
 
 
-@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("exponent", [9, 8, -7, -8])
-def test_psi_sgd_rescues_float16_before_it_ends(exponent, pieces, request):
-    if pieces:
-        request.getfixturevalue("short_registers")
+def test_psi_sgd_rescues_float16_before_it_ends(exponent, reads):
     row = torch.linspace(-0.9, 0.7, 33).mul(2.0**exponent).half()
     p = torch.nn.Parameter(row[None].clone().to(DEVICE))
     p.grad = torch.zeros_like(p)
@@ -278,11 +275,8 @@ def test_learning_rate_on_the_device(method):
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_changes_where_a_gradient_overflowed(method, pieces, request):
-    if pieces:
-        request.getfixturevalue("short_registers")
+def test_nothing_changes_where_a_gradient_overflowed(method, reads):
     optimizer_class, options = METHODS[method]
     (p,), generator = make([(3, 20)])
     optimizer = optimizer_class([p], **options)
@@ -301,11 +295,8 @@ def test_nothing_changes_where_a_gradient_overflowed(method, pieces, request):
         assert optimizer.state[p]["step"].item() == 1
 
 
-@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("method", ON_SPHERE)
-def test_a_row_that_is_set_to_zero_stays_so_and_leaves_the_others_alone(method, pieces, request):
-    if pieces:
-        request.getfixturevalue("short_registers")
+def test_a_row_that_is_set_to_zero_stays_so_and_leaves_the_others_alone(method, reads):
     optimizer_class, options = METHODS[method]
     (p,), generator = make([(3, 20)])
     q = torch.nn.Parameter(p.detach().clone())
@@ -593,11 +584,11 @@ def test_launches_are_few():
     shapes = [(64, 3, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (128, 128, 3, 3), (256, 128, 3, 3)]
     shapes += [(256, 256, 3, 3), (512, 256, 3, 3), *[(512, 512, 3, 3)] * 3, (512, 512)]
     params = [torch.empty(shape) for shape in shapes]
-    batches = cuda._plan(params[0].device, [params, params, params], CHANNEL).batches
-    assert len(batches) == 5
+    batches = cuda._plan(params[0].device, "manifold_step", [params, params, params], CHANNEL).batches
+    assert len(batches) == 4  # the first, of rows of 27; those of 576 join those of 1,152
     assert sorted(i for batch in batches for i in batch.members) == list(range(len(shapes)))
     for batch in batches:
-        assert batch.programs.numel() == sum(-(-shapes[i][0] // batch.tile[1]) for i in batch.members)
+        assert batch.programs.numel() == sum(-(-shapes[i][0] // batch.tile.rows) for i in batch.members)
 
 
 @pytest.mark.parametrize(
@@ -640,19 +631,17 @@ def test_every_kernel_compiles_for_two_gpus_and_spills_no_register():
         options = dict(
             W=rows_triton.tl.float32, G=rows_triton.tl.float32, CLIPPED=False, MOMENTUM=True, LR_TENSOR=True
         )
-        wide = cuda.TILES[-2]
-        cases = [
-            ("manifold_step", wide, dict(ADAM=False, DENSE=True, UNIT=4)),
-            ("manifold_step", cuda.TILES[3], dict(ADAM=True, DENSE=True, UNIT=4)),
-            ("manifold_step", (2048, 1, 8), dict(ADAM=True, DENSE=False, UNIT=1)),
-            ("manifold_step_long", cuda.PIECE, dict(ADAM=True, DENSE=True, UNIT=4)),
-            ("psi_step", wide, dict(DENSE=True, UNIT=4)),
-            ("psi_step_long", cuda.PIECE, dict(DENSE=True, UNIT=4)),
-        ]
+        spread, psi = cuda.TILES["manifold_step"], cuda.TILES["psi_step"]
+        dense = dict(DENSE=True, UNIT=4)
+        cases = [("manifold_step", tile, dict(ADAM=True, **dense)) for tile in spread]
+        cases += [("manifold_step", tile, dict(ADAM=False, **dense)) for tile in spread[-3:]]
+        cases += [("psi_step", tile, dense) for tile in psi[-2:]]
+        loose = spread[3]._replace(warps=2 * spread[3].warps)
+        cases += [("manifold_step", loose, dict(ADAM=True, DENSE=False, UNIT=1))]
         tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
-        for architecture, (name, (columns, rows, warps), flags) in itertools.product((80, 90), cases):
-            kernel = getattr(rows_triton, name)
-            values = {**options, **flags, "BLOCK_ROWS": rows, "BLOCK_COLUMNS": columns}
+        for architecture, (name, tile, flags) in itertools.product((80, 90), cases):
+            kernel, warps = getattr(rows_triton, name + tile.kernel), tile.warps
+            values = {**options, **flags, "BLOCK_ROWS": tile.rows, "BLOCK_COLUMNS": tile.columns}
             types = {"programs": "*i32", "sizes": "*i64", "addresses": "*i64", "lr": "*fp32"}
             types |= {"grad_scale": "*fp32", "found_inf": "*fp32", **dict.fromkeys(values, "constexpr")}
             source = ASTSource(
@@ -679,7 +668,7 @@ def test_every_kernel_compiles_for_two_gpus_and_spills_no_register():
             [sys.executable, "-c", script, str(Path(folder, "kernel.cubin"))],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-    assert len(done.stdout.splitlines()) == 12, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 26, done.stderr[-2000:]
 
 
 def gpu(test):

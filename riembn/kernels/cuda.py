@@ -28,10 +28,27 @@ LONGEST = 2**17
 TAKEN = (
     f"float32, bfloat16 or float16 on an NVIDIA GPU, rows of up to {LONGEST:,} entries, and Triton installed"
 )
-TILES = [(64, 16, 4), (256, 4, 4), (1024, 1, 1), (2048, 1, 4), (4096, 1, 4)]
-"""Columns and rows of what one program holds in registers, and its warps; rows of more columns are read in pieces."""
-PIECE = (2048, 1, 4)
-"""The same for the pieces of a longer row."""
+
+
+class Tile(NamedTuple):
+    """How rows of up to ``longest`` entries are read: ``rows`` a program in blocks of ``columns`` by so many warps."""
+
+    longest: float
+    columns: int
+    rows: int
+    warps: int
+    kernel: str = ""  # what follows in its name
+
+
+_SHORT = [Tile(64, 64, 16, 4), Tile(256, 256, 4, 4), Tile(1024, 1024, 1, 1), Tile(2048, 2048, 1, 4)]
+_SHORT += [Tile(4096, 4096, 1, 4)]
+TILES = {
+    "manifold_step": [*_SHORT, Tile(6144, 2048, 1, 8, "_wide"), Tile(math.inf, 2048, 1, 4, "_long")],
+    "psi_step": [*_SHORT, Tile(math.inf, 4096, 1, 8, "_long")],
+}
+"""Of each kernel, from short rows to long ones."""
+FEW = 2**19
+"""Entries that take less time than a launch: with so few of their own, rows are read in a tile for longer ones."""
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -158,7 +175,7 @@ def _launch_here(
     used: list[list[Tensor]] = []
     if tables is None:
         columns = params, [g.resolve_neg() for g in columns[1]], *columns[2:]
-        plan = _plan(device, columns, layout)
+        plan = _plan(device, name, columns, layout)
         used = [list(column) for column in columns]
         for c, i in plan.foreign:
             p = params[i]
@@ -194,13 +211,12 @@ def _first_launch(
     tens, since that looks at every argument first.
     """
     kernels: Any = _kernels()
-    function, grid = getattr(kernels, name + "_long" * batch.long), (batch.programs.numel(), 1, 1)
-    columns_each, rows_each, warps = batch.tile
+    function, grid = getattr(kernels, name + batch.tile.kernel), (batch.programs.numel(), 1, 1)
     constants = dict(
         W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]), DENSE=batch.dense,
-        UNIT=batch.unit if aligned else 1, BLOCK_ROWS=rows_each, BLOCK_COLUMNS=columns_each, **flags,
+        UNIT=batch.unit if aligned else 1, BLOCK_ROWS=batch.tile.rows, BLOCK_COLUMNS=batch.tile.columns, **flags,
     )  # fmt: skip
-    options = {"num_warps": warps, "enable_fp_fusion": True}
+    options = {"num_warps": batch.tile.warps, "enable_fp_fusion": True}
 
     def by_function(*given: Any) -> Any:
         return function[grid](*given, **constants, **options)
@@ -254,8 +270,7 @@ class _Batch(NamedTuple):
     members: list[int]  # numbers of the tensors
     programs: Tensor
     sizes: Tensor
-    tile: tuple[int, int, int]
-    long: bool
+    tile: Tile
     dense: bool
     unit: int  # all sizes are multiples of it
     types: tuple[str, str]
@@ -276,12 +291,12 @@ _plans: dict[Any, _Plan] = {}
 _MANY = 64  # plans, and tables of addresses a plan, that are kept; a training loop needs one of each
 
 
-def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: Layout) -> _Plan:
+def _plan(device: torch.device, name: str, columns: Sequence[Sequence[Tensor]], layout: Layout) -> _Plan:
     # Every step asks, for every tensor: lists, which are faster than generators.
     params, *others = columns[:3]
     kinds = [(p.shape, p.stride(), p.dtype) for p in params]
     kept = [[(t.stride(), t.dtype) for t in column] for column in others]
-    key = device, layout, PIECE, *TILES, *kinds, *(kind for column in kept for kind in column)
+    key = device, layout, name, *TILES[name], *kinds, *(kind for column in kept for kind in column)
     if key not in _plans:
         if capturing(device):
             raise RuntimeError(
@@ -290,11 +305,13 @@ def _plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: Lay
             )
         while len(_plans) >= _MANY:
             _plans.pop(next(iter(_plans)))
-        _plans[key] = _make_plan(device, columns[:3], layout)
+        _plans[key] = _make_plan(device, TILES[name], columns[:3], layout)
     return _plans[key]
 
 
-def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout: Layout) -> _Plan:
+def _make_plan(
+    device: torch.device, tiles: list[Tile], columns: Sequence[Sequence[Tensor]], layout: Layout
+) -> _Plan:
     foreign: list[tuple[int, int]] = []
     dtypes = [[t.dtype for t in column] for column in columns]
     by_launch: dict[Any, list[tuple[int, Strides]]] = {}
@@ -306,19 +323,20 @@ def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout
                 foreign.append((c, i))
         found = strides(p.shape, p.stride(), layout)
         assert found is not None  # `takes` has said so
-        tile = next((tile for tile in TILES if found.fan_in <= tile[0]), None)
         types = _TYPES[p.dtype], _TYPES[dtypes[1][i]]
         unit = 4 if types == ("float32", "float32") else 8  # entries in 16 bytes of the smaller type
         if not (found.dense and found.fan_in % unit == 0 and found.row_stride % unit == 0):
             unit = 1
+        tile = next(number for number, tile in enumerate(tiles) if found.fan_in <= tile.longest)
         kind = tile, found.dense, unit, types
         by_launch.setdefault(kind, []).append((i, found))
+    _join_few(by_launch)
     batches = []
-    for (tile, dense, unit, types), members in by_launch.items():
-        columns_each, rows_each, warps = tile or PIECE
-        if unit == 1:
-            warps = min(2 * warps, 32)  # an address an entry: fewer entries a thread, to stay in registers
-        blocks = [-(-g.rows // rows_each) for _, g in members]
+    for (number, dense, unit, types), members in by_launch.items():
+        tile = tiles[number]
+        if unit == 1:  # an address an entry: fewer entries a thread, to stay in registers
+            tile = tile._replace(warps=min(2 * tile.warps, 32))
+        blocks = [-(-g.rows // tile.rows) for _, g in members]
         firsts = [sum(blocks[:k]) for k in range(len(blocks))]
         sizes = [[g.rows, g.fan_in, first, *g[2:], 0] for (_, g), first in zip(members, firsts, strict=True)]
         programs = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(blocks))
@@ -327,14 +345,22 @@ def _make_plan(device: torch.device, columns: Sequence[Sequence[Tensor]], layout
                 [i for i, _ in members],
                 _to_device(programs.int(), device),
                 _to_device(torch.tensor(sizes), device),
-                (columns_each, rows_each, warps),
-                tile is None,
+                tile,
                 dense,
                 unit,
                 types,
             )
         )
     return _Plan(batches, foreign, dtypes, {}, {}, _stream(device))
+
+
+def _join_few(by_launch: dict[Any, list[tuple[int, Strides]]]) -> None:
+    """Let those with few entries in all go with the next longer rows: a launch costs as much as half a million."""
+    for kind in sorted(by_launch):
+        tile, *others = kind
+        longer = [other for other in by_launch if other[0] > tile and [*other[1:]] == others]
+        if longer and sum(g.rows * g.fan_in for _, g in by_launch[kind]) < FEW:
+            by_launch[min(longer)] += by_launch.pop(kind)
 
 
 def _same_order(p: Tensor, t: Tensor) -> bool:

@@ -2,8 +2,9 @@
 
 What a kernel is given: ``programs[i]`` is the tensor that program i works on; ``sizes`` has a line of `SIZES`
 integers a tensor (rows, fan-in, its first program, then strides: see `_offsets`); ``addresses`` has a line of
-`ADDRESSES` a tensor (weight, gradient, momentum, second moment, step count). ``*_long`` are for rows that do not fit
-into registers. Formulas: riembn/optim/reference.py.
+`ADDRESSES` a tensor (weight, gradient, momentum, second moment, step count). ``*_wide`` holds a row in three blocks, so
+that fewer registers lie idle than in one of the next power of two; ``*_long`` are for rows that do not fit into
+registers. Formulas: riembn/optim/reference.py.
 """
 
 import triton
@@ -197,6 +198,81 @@ def manifold_step(
     a, b, c = _coefficients(length, norm * factor, v, present, rate, decay_second, keep_second, eps, ADAM)
     tl.store(w_at, (a[:, None] * y + b[:, None] * d).to(W), mask=mask)
     tl.store(m_at, a[:, None] * d + c[:, None] * y, mask=mask)
+
+
+@triton.jit
+def _dot(x0, y0, x1, y1, x2, y2):
+    return tl.sum(x0 * y0 + x1 * y1 + x2 * y2, axis=0)
+
+
+@triton.jit
+def _largest(x0, x1, x2):
+    return tl.max(tl.maximum(tl.maximum(tl.abs(x0), tl.abs(x1)), tl.abs(x2)), axis=0)
+
+
+@triton.jit
+def manifold_step_wide(
+    programs, sizes, addresses, lr, grad_scale, found_inf, decay, keep, log_decay, decay_second, keep_second,
+    log_decay_second, eps, grad_clip,
+    W: tl.constexpr, G: tl.constexpr, ADAM: tl.constexpr, LR_TENSOR: tl.constexpr, CLIPPED: tl.constexpr,
+    DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The same for one row a program, in three blocks of BLOCK_COLUMNS."""
+    row, size, address = _of_program(programs, sizes, addresses)
+    live = _goes_on(found_inf)
+    end = _fan_in(size, UNIT) * live
+    column = tl.arange(0, BLOCK_COLUMNS)
+    mask0, mask1, mask2 = column < end, BLOCK_COLUMNS + column < end, 2 * BLOCK_COLUMNS + column < end
+    at0 = _offsets(size, row, column, DENSE, UNIT)
+    at1 = _offsets(size, row, BLOCK_COLUMNS + column, DENSE, UNIT)
+    at2 = _offsets(size, row, 2 * BLOCK_COLUMNS + column, DENSE, UNIT)
+    w_at, g_at = _pointer(address, 0, W, UNIT), _pointer(address, 1, G, UNIT)
+    m_at = _pointer(address, 2, tl.float32, UNIT)
+    y0 = tl.load(w_at + at0, mask=mask0, other=0.0).to(tl.float32)
+    y1 = tl.load(w_at + at1, mask=mask1, other=0.0).to(tl.float32)
+    y2 = tl.load(w_at + at2, mask=mask2, other=0.0).to(tl.float32)
+    h0 = tl.load(g_at + at0, mask=mask0, other=0.0)
+    h1 = tl.load(g_at + at1, mask=mask1, other=0.0)
+    h2 = tl.load(g_at + at2, mask=mask2, other=0.0)
+    d0 = tl.load(m_at + at0, mask=mask0, other=0.0)
+    d1 = tl.load(m_at + at1, mask=mask1, other=0.0)
+    d2 = tl.load(m_at + at2, mask=mask2, other=0.0)
+    rate = _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR, ADAM)
+
+    h0, h1, h2 = _unscaled(h0, grad_scale), _unscaled(h1, grad_scale), _unscaled(h2, grad_scale)
+    square = tl.where(live > 0, _dot(y0, y0, y1, y1, y2, y2), 1.0)
+    dead = square == 0  # no direction: the row stays, as if its gradient and momentum were zero
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.where(dead, 1.0, square)))
+    y0, y1, y2 = y0 * inverse, y1 * inverse, y2 * inverse
+    bits = _power_bits(_largest(h0, h1, h2))
+    power = _power(bits)
+    h0, h1, h2 = h0 * power, h1 * power, h2 * power
+    along = _dot(y0, h0, y1, h1, y2, h2)
+    h0, h1, h2 = h0 - along * y0, h1 - along * y1, h2 - along * y2
+    along = _dot(y0, h0, y1, h1, y2, h2)
+    h0, h1, h2 = h0 - along * y0, h1 - along * y1, h2 - along * y2  # what rounding left
+    norm = tl.sqrt_rn(_dot(h0, h0, h1, h1, h2, h2))
+    factor = tl.where(dead, 0.0, _clipped(norm, _power(254 - bits), grad_clip))
+    decay = tl.where(dead, 0.0, decay)
+    if ADAM:
+        step = keep * factor
+    else:
+        step = -rate * factor
+    d0, d1, d2 = decay * d0 + step * h0, decay * d1 + step * h1, decay * d2 + step * h2
+    if CLIPPED:
+        length = tl.sqrt_rn(_dot(d0, d0, d1, d1, d2, d2))
+    else:
+        bits = _power_bits(_largest(d0, d1, d2))
+        near = _power(bits)
+        length = tl.sqrt_rn(_dot(d0 * near, d0 * near, d1 * near, d1 * near, d2 * near, d2 * near)) * _power(254 - bits)
+    v = _pointer(address, 3, tl.float32, 1) + row
+    a, b, c = _coefficients(length, norm * factor, v, live > 0, rate, decay_second, keep_second, eps, ADAM)
+    tl.store(w_at + at0, (a * y0 + b * d0).to(W), mask=mask0)
+    tl.store(w_at + at1, (a * y1 + b * d1).to(W), mask=mask1)
+    tl.store(w_at + at2, (a * y2 + b * d2).to(W), mask=mask2)
+    tl.store(m_at + at0, a * d0 + c * y0, mask=mask0)
+    tl.store(m_at + at1, a * d1 + c * y1, mask=mask1)
+    tl.store(m_at + at2, a * d2 + c * y2, mask=mask2)
 
 
 @triton.jit

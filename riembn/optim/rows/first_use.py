@@ -52,12 +52,13 @@ def _difference(method: type[RowOptimizer], device: torch.device) -> str:
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=chance).to(device)
 
-    # Rows side by side, rows of two strides, and rows too long for the registers of one program.
-    starts = [drawn(5, 64), drawn(3, 4, 3, 3), drawn(2, cuda.TILES[-1][0] + 4)]
+    tiles = cuda.TILES["manifold_step"]
+    # Rows side by side, rows of two strides, rows of three blocks, and rows too long for the registers of one program.
+    starts = [drawn(5, 64), drawn(3, 4, 3, 3), *(drawn(2, 4 + int(tile.longest)) for tile in tiles[-3:-1])]
     ends = []
     for foreach in (None, True):
-        plain, turned, long = params = [start.clone() for start in starts]
-        groups: list[dict[str, Any]] = [{"params": [plain, long]}, {"params": [turned], "row_dim": 1}]
+        plain, turned, *longer = params = [start.clone() for start in starts]
+        groups: list[dict[str, Any]] = [{"params": [plain, *longer]}, {"params": [turned], "row_dim": 1}]
         optimizer = method(groups, lr=0.1, foreach=foreach)  # type: ignore[call-arg]
         chance.manual_seed(1)
         for _ in range(2):
