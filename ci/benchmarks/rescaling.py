@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -50,8 +51,9 @@ class Rescaling:
         for p in self.parameters.values():
             _off_special_values(p.data, generator)
         self._buffers = {name: b.clone() for name, b in self.model.named_buffers()}
-        self.outputs = self._run()
-        self.runs = 0
+        self.outputs, self.runs = self._run(), 0
+        if not all(bool(t.isfinite().all()) for t in self.outputs):
+            raise ValueError("the output is not finite without eps")
 
     @torch.no_grad()
     def change(self, factors: dict[str, Tensor]) -> float:
@@ -65,7 +67,8 @@ class Rescaling:
         finally:
             for name, value in kept.items():
                 self.parameters[name].copy_(value)
-        return max(float((a - b).norm() / b.norm()) for a, b in zip(moved, self.outputs, strict=True))
+        changes = [float((a - b).norm() / b.norm()) for a, b in zip(moved, self.outputs, strict=True)]
+        return max(c if math.isfinite(c) else math.inf for c in changes)
 
     @torch.no_grad()
     def _run(self) -> list[Tensor]:
@@ -264,4 +267,5 @@ def _rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Any = None
 
 
 def _normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 0.0, out: Any = None) -> Tensor:
-    return input / torch.linalg.vector_norm(input, p, dim, keepdim=True)
+    length = torch.linalg.vector_norm(input, p, dim, keepdim=True)
+    return input / torch.where(length > 0, length, torch.inf)

@@ -128,4 +128,4 @@ def _bytes(key: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measured(sys.argv[1])))
+    print(json.dumps(_measured(sys.argv[1]), allow_nan=False))

@@ -76,5 +76,19 @@ def test_false_negative_is_found() -> None:
         assert {key.partition(".")[0] for key in found} == {name} and "stays" in found[f"{name}.weight"]
 
 
+def test_padding_is_normalized_to_zero_as_torch_does() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.key = nn.Linear(6, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.normalize(self.key(nn.functional.pad(x, (0, 0, 0, 2))), dim=-1)
+
+    model, example = Padded(), torch.randn(2, 3, 6)
+    found = check(model, example, list(split(model, example).values()))
+    assert found["wrong"] == {} and found["invariant"]["of"] == 1
+
+
 def test_weight_that_counts_is_not_unused() -> None:
     assert wrong(last={"reason": "unused: the output does not depend on it"}).keys() == {"last.weight"}
