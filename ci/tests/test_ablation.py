@@ -6,7 +6,7 @@ import pytest
 
 import riembn
 from riembn import pages
-from riembn.evidence import Study, readings
+from riembn.evidence import Study, readings, stats
 from riembn.evidence.designs import DESIGNS, core_hours
 from riembn.experiment.record import COLUMNS, Record
 from riembn.pages.ablation import rates_text
@@ -108,7 +108,8 @@ def test_sorted_comparisons_keep_their_numbers(study, store, page):
     none, small = sorted(more.compare(frame).to_dict("records"), key=lambda row: -row["grad_clip"])
     rows = [row for row in page[0].split("<tr>") if "<td" in row]
     for shown, row, name in zip(rows, (small, none), ("0.01", "none"), strict=True):
-        parts = f">{name}</td>", typeset(f"{row['difference']:+.3g} ("), f">{row['verdict']}<"
+        differs = stats.spelled(row["difference"], row["low"], row["high"])
+        parts = f">{name}</td>", typeset(differs), f">{row['verdict']}<"
         assert all(part in shown for part in parts)
 
 
@@ -132,7 +133,7 @@ def test_values_of_a_page_are_compared_like_those_of_a_record(study, store, page
     assert list(own["difference"]) == list(2 * study.compare(frame)["difference"])
     pages.differences(study, frame, ["test_error", "train_loss"])
     (row,) = study.compare(frame).to_dict("records")
-    text = f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}) {row['verdict']}"
+    text = f"{stats.spelled(row['difference'], row['low'], row['high'])} {row['verdict']}"
     assert typeset(text) in page[0]
 
 

@@ -697,7 +697,7 @@ def test_report_prints_every_claim(tmp_path, capsys):
     assert "corrected together by Holm's method" in head and "over seeds alone" in head
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(CLAIMS)
     assert lines[0].startswith("C1  SUPPORTED, at preset rates (1 of 1 comparisons): SGD-G ends with")
-    assert re.search(r"-1 \(-1\.\S+ to -0\.9\S*\) points, n = 5: supported \(p = .*; could find 0\.", lines[1])
+    assert re.search(r"-1\.0+ \(-1\.\S+ to -0\.9\S*\) points, n = 5: supported \(p = .*; could find 0\.", lines[1])
     assert main(["report", "--store", str(tmp_path)]) == 0
     (one, two) = capsys.readouterr().out.splitlines()
     assert (

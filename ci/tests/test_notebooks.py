@@ -194,6 +194,29 @@ def test_images_have_a_text(path: Path) -> None:
 
 
 @each
+def test_no_line_of_text_is_a_comment(path: Path) -> None:
+    for cell in cells(path, "markdown"):
+        assert not re.search(r"^\s*%", source(cell), flags=re.MULTILINE), f"{cell['id']}: a line of MyST begins with %"
+
+
+FOLDED = {"hide-input", "remove-input", "parameters"}  # or broken at a word
+
+
+@each
+def test_commands_and_code_fit_the_page(path: Path) -> None:
+    """So many signs does a line of the page hold; a longer one is broken where it happens to be full."""
+    for cell in read(path)["cells"]:
+        if cell["cell_type"] == "code" and FOLDED & set(cell["metadata"].get("tags", [])):
+            continue
+        text = source(cell)
+        if cell["cell_type"] == "markdown":
+            fenced = re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+            text = "\n".join([*fenced, *re.findall(r"^    .*$", text, flags=re.MULTILINE)])
+        for line in text.splitlines():
+            assert len(line) <= 90, f"{cell['id']}: {line}"
+
+
+@each
 def test_chapter_says_what_it_has_not_shown(path: Path) -> None:
     headings = re.findall(
         r"^##+ (.*)$", "\n\n".join(map(source, cells(path, "markdown"))), flags=re.MULTILINE

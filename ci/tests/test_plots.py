@@ -242,7 +242,14 @@ def test_table_shows_columns_without_index_and_escapes(page: Page) -> None:
 def test_methods_of_a_table_have_their_names(page: Page) -> None:
     frame = pd.DataFrame({"method": ["sgd-g", "adamw", "mine"], "rate": [0.2, 0.1, 0.3]})
     shown = page(lambda: pages.table(frame, caption="Rates."))
-    assert re.findall(r"<td>([^<]*)</td>", shown) == ["SGD-G", "AdamW", "mine"]
+    names = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", shown)]
+    assert names == ["SGD-G", "AdamW", "mine"]
+
+
+def test_a_name_with_hyphens_stays_in_its_line(page: Page) -> None:
+    frame = pd.DataFrame({"set": ["step of wrn-28-10", "SGD-G / SGD"], "p": [6e-6, 1.0]})
+    shown = page(lambda: pages.table(frame, caption="Sets."))
+    assert re.findall(r'<span class="word">(.*?)</span>', shown) == ["wrn-28-10", "6e-06", "SGD-G"]
 
 
 def test_texts_for_the_prose_are_named_by_the_chapter(monkeypatch: pytest.MonkeyPatch) -> None:

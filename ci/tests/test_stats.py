@@ -1,5 +1,7 @@
 """Statistics over seeds: intervals that cover, differences seed by seed, nothing computed from a gap."""
 
+import math
+
 import numpy
 import pandas
 import pytest
@@ -340,3 +342,18 @@ def test_end_of_a_diverged_run_must_be_given_a_value():
     assert list(stats.at_end(frame[frame["status"] == "finished"])["epoch"]) == [2]
     with pytest.raises(ValueError, match="no runs"):
         stats.at_end(frame.iloc[:0])
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (0.491, 0.2222, 0.7602, "+0.49 (+0.22 to +0.76)"),
+        (-0.00619, -0.0124, 6.4e-6, "-0.0062 (-0.0124 to +0.0000)"),
+        (23.7, 10.2, 37.2, "+24 (+10 to +37)"),
+        (120.4, -300.0, 540.8, "+120 (-300 to +541)"),
+        (2.0, -math.inf, math.inf, "+2 (-inf to +inf)"),
+    ],
+)
+def test_a_difference_is_spelled_to_two_digits_of_its_interval(value, low, high, said):
+    assert stats.spelled(value, low, high) == said
+    assert stats.spelled(value, low, high, "points") == said.replace(" ", " points ", 1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .intervals import Difference, difference
+from .intervals import Difference, difference, spelled
 from .pairs import AT_EDGE
 from .rules import (
     ANGLE,
@@ -83,7 +83,7 @@ class Finding:
 
     def __str__(self) -> str:
         c, d = self.comparison, self.found
-        numbers = f"{d.difference:+.3g} ({d.low:+.3g} to {d.high:+.3g})"
+        numbers = spelled(d.difference, d.low, d.high)
         what = ", ".join(filter(None, [c.where, c.at]))
         said = "not counted"
         if self.settled:

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LEVEL", "POWER", "Difference", "Interval", "difference", "holm", "interval", "smallest_detectable"]
+__all__ = [
+    "LEVEL", "POWER", "Difference", "Interval", "difference", "holm", "interval", "smallest_detectable", "spelled",
+]  # fmt: skip
 
 LEVEL = 0.05  # chance of a false statement, for all comparisons that are corrected together
 POWER = 0.8  # chance that an effect of the smallest detectable size is seen
@@ -125,6 +127,14 @@ class Difference:
         if not math.isfinite(self.low):
             return 1.0
         return _student(excess * math.sqrt(self.n) / self.sd, self.n)
+
+
+def spelled(value: float, low: float, high: float, unit: str = "") -> str:
+    """A difference with its interval, to two digits of half the interval's width: ``+0.49 (+0.22 to +0.76)``."""
+    half = (high - low) / 2
+    known = math.isfinite(half) and half > 0
+    form = f"+.{max(0, 1 - math.floor(math.log10(half)))}f" if known else "+.3g"
+    return f"{value:{form}} {unit + ' ' if unit else ''}({low:{form}} to {high:{form}})"
 
 
 def difference(values: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95) -> Difference:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .intervals import Difference, Interval, difference, holm, interval, smallest_detectable
+from .intervals import Difference, Interval, difference, holm, interval, smallest_detectable, spelled
 from .verdicts import NOT_ASKED, Question, decide, settle
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "holm",
     "interval",
     "smallest_detectable",
+    "spelled",
     "summarize",
 ]
 

@@ -118,7 +118,7 @@ def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name
     shown = _cells(found)
     shown["n"] = found["n"]
     shown[f"difference, {unit}"] = [
-        f"{r['difference']:+.3g} ({r['low']:+.3g} to {r['high']:+.3g})" for _, r in found.iterrows()
+        stats.spelled(*row) for row in found[["difference", "low", "high"]].itertuples(index=False)
     ]
     shown["p, Holm"] = found["p_holm"]
     shown["detectable"] = found["detectable"]
@@ -162,9 +162,8 @@ def differences(
     first = next(iter(found.values()))
     shown = _cells(first)
     for value, one in found.items():
-        digits = ".2f" if value.endswith(("error", "rise")) else ".3f"
         shown[MEASURES.get(value, value)] = [
-            f"{r['difference']:+{digits}} ({r['low']:+{digits}} to {r['high']:+{digits}}) {r['verdict']}"
+            f"{stats.spelled(r['difference'], r['low'], r['high'])} {r['verdict']}"
             for _, r in one.iterrows()
         ]
     table(
@@ -297,8 +296,9 @@ def verdict(
     corrected = f" after Holm's correction for {len(asked)}" if len(asked) > 1 else ""
     for _, row in asked.iterrows():
         lines.append(
-            f"- {', '.join(setting_text(field, row[field]) for field in fields)}: {row['difference']:+.2g} {unit} "
-            f"({row['low']:+.2g} to {row['high']:+.2g}), n = {row['n']}, p = {row['p_holm']:.2g}{corrected}: "
+            f"- {', '.join(setting_text(field, row[field]) for field in fields)}: "
+            f"{stats.spelled(row['difference'], row['low'], row['high'], unit)}, n = {row['n']}, "
+            f"p = {row['p_holm']:.2g}{corrected}: "
             f"{row['verdict']}. This design finds a true difference of {row['detectable']:.2g} in 80 % of cases."
         )
     lines.append(

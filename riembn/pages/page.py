@@ -46,7 +46,10 @@ _TABLE_CSS = """<style>
 .riembn-table { overflow-x: auto; margin: 1.25rem 0 }
 .riembn-table caption { caption-side: top; text-align: left }
 .riembn-table .number { text-align: right; font-variant-numeric: tabular-nums }
+.riembn-table .word { white-space: nowrap }
 </style>"""
+
+_HYPHENATED = re.compile(r"(?<![\w-])\w[\w.]*(?:-[\w.]+)+(?![\w-])")  # a name such as wrn-28-10 stays in its line
 
 
 def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone: bool = True) -> None:
@@ -116,7 +119,8 @@ def table(
 
     def cell(tag: str, name: Any, text: str) -> str:
         kind = ' class="number"' if number[name] else ""
-        return f"<{tag}{kind}>{escape(typeset(text))}</{tag.split()[0]}>"
+        inside = _HYPHENATED.sub(r'<span class="word">\g<0></span>', escape(typeset(text)))
+        return f"<{tag}{kind}>{inside}</{tag.split()[0]}>"
 
     def text(name: Any, value: Any) -> str:
         how = formats.get(name, "{}")

@@ -1,4 +1,4 @@
-"""Write the numbers at a logarithmic axis as plain text."""
+"""Write the numbers at a logarithmic axis as plain text, and whole ones at an axis of epochs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation
+from matplotlib.ticker import AutoLocator, LogFormatterSciNotation, MaxNLocator
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _PLAIN = -3, 4  # the decades from 0.001 to 10,000: an axis that labels others writes powers of ten
@@ -29,10 +29,12 @@ class Numbers(LogFormatterSciNotation):
 
 
 def plain_numbers(fig: Figure) -> None:
-    """Have the axes of a figure that matplotlib would label with formulas label themselves with text."""
+    """Have axes that matplotlib would label with formulas label themselves with text, and epochs with whole numbers."""
     for axis in (axis for ax in fig.axes for axis in (ax.xaxis, ax.yaxis)):
         major, minor = axis.get_major_formatter(), axis.get_minor_formatter()
         if type(major) is LogFormatterSciNotation:
             axis.set_major_formatter(Numbers(labelOnlyBase=major.labelOnlyBase))
         if type(minor) is LogFormatterSciNotation:
             axis.set_minor_formatter(Numbers(labelOnlyBase=minor.labelOnlyBase))
+        if axis.get_label_text().startswith("epoch") and type(axis.get_major_locator()) is AutoLocator:
+            axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
