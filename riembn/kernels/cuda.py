@@ -44,7 +44,7 @@ _SHORT = [Tile(64, 64, 16, 4), Tile(256, 256, 4, 4), Tile(1024, 1024, 1, 1), Til
 _SHORT += [Tile(4096, 4096, 1, 4)]
 TILES = {
     "manifold_step": [*_SHORT, Tile(6144, 2048, 1, 8, "_wide"), Tile(math.inf, 2048, 1, 4, "_long")],
-    "psi_step": [*_SHORT, Tile(math.inf, 4096, 1, 8, "_long")],
+    "psi_step": [*_SHORT, Tile(math.inf, 2048, 1, 4, "_long")],
 }
 """Of each kernel, from short rows to long ones."""
 FEW = 2**19
