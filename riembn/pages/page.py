@@ -142,7 +142,7 @@ def table(
 
 
 def say(chapter: str, **texts: object) -> None:
-    """Hand texts to the prose of a chapter: ``say("plateau", best_rate=0.1)`` fills ``{glue:text}`plateau-best-rate```.
+    """Hand texts to the prose of a chapter: ``say("plateau", best_rate=0.1)`` glues 0.1 by the name plateau-best-rate.
 
     Args:
         chapter: The noun that the names of the chapter's texts begin with.
