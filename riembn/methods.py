@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Method:
 
     def accepts(self) -> set[str] | None:
         """Names of the options that the optimizer takes; None if it takes any."""
-        parameters = inspect.signature(self.optimizer).parameters.values()
+        parameters = _parameters_of(self.optimizer).values()
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return None
         return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"params"}
@@ -97,8 +98,13 @@ class Method:
 
 def defaults_of(optimizer: Callable[..., Optimizer]) -> dict[str, Any]:
     """The defaults in a signature."""
-    parameters = inspect.signature(optimizer).parameters.items()
-    return {name: p.default for name, p in parameters if p.default is not p.empty}
+    return {name: p.default for name, p in _parameters_of(optimizer).items() if p.default is not p.empty}
+
+
+@functools.cache
+def _parameters_of(optimizer: Callable[..., Optimizer]) -> Mapping[str, inspect.Parameter]:
+    """What an optimizer takes; to look at its signature is most of what a configuration costs."""
+    return inspect.signature(optimizer).parameters
 
 
 _ROWS = frozenset({"momentum", "grad_clip", "alpha"})

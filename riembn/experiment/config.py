@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -199,12 +198,12 @@ class RunConfig:
         if self.rest is None:
             self._set("rest", how.rest)
         self._set("augment", self.augment and (self.padding > 0 or self.flip))
-        for name in _NEUTRAL.keys() - acting(how, dataclasses.asdict(self)):
+        for name in _NEUTRAL.keys() - acting(how, vars(self)):
             self._set(name, _NEUTRAL[name])
         if self.rest_lr is None and how.kind == "rows":
             self._set("rest_lr", how.rest_lr_of(self.rule, self.rest))
         for name in ("rest_momentum", "beta2"):
-            if getattr(self, name) is None and name in acting(how, dataclasses.asdict(self)):
+            if getattr(self, name) is None and name in acting(how, vars(self)):
                 raise ValueError(
                     f"RunConfig: {name}=None is not accepted; give a number, since method={self.method!r} uses it."
                 )
@@ -242,7 +241,7 @@ class RunConfig:
     def _check_options(self, how: Method) -> None:
         # What fields set has one name, that of the field.
         by_fields = {"lr", *how.fields, *(("betas",) if "beta2" in how.fields else ())}
-        of_rest = set(inspect.signature(REST[self.rest or how.rest]).parameters) - {"params"}
+        of_rest = set(defaults_of(REST[self.rest or how.rest]))
         for field, accepted, set_by_fields, whose in (
             ("options", how.accepts(), by_fields, f"method={self.method!r}"),
             ("rest_options", of_rest, {"lr", "weight_decay", "momentum", "nesterov"}, f"rest={self.rest!r}"),
