@@ -97,6 +97,7 @@ def test_copied_chapter_has_labels_of_its_own(copy, monkeypatch, source):
     old = source[3:]
     text = "".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
     assert not re.search(rf"(?<![\w/]){old}-[a-z{{]", text) and source not in text
+    assert f'say("{old}"' not in text
     listed = [c["file"] for part in yaml.safe_load((copy / "_toc.yml").read_text())["parts"] for c in part["chapters"]]
     assert listed.count("book/19-mine") == 1
 

@@ -125,7 +125,7 @@ def copied_chapter(name: str, source: str, *, root: Path) -> Path:
         text = "".join(cell["source"]).replace(source, stem)
         # labels, glued names and figures of a chapter begin with its noun
         text = re.sub(rf"(?<![\w/-]){re.escape(old)}-(?=[a-z0-9{{])", f"{name}-", text)
-        text = re.sub(rf'name="{re.escape(old)}"', f'name="{name}"', text)
+        text = re.sub(rf'(name=|say\()"{re.escape(old)}"', rf'\1"{name}"', text)
         cell["id"], cell["source"] = f"{name}-{place:02d}", text.splitlines(keepends=True)
     return _written(stem, notebook, root)
 
