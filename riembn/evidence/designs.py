@@ -98,11 +98,9 @@ def second_cell() -> list[Study]:
 
     SGD and PSI-SGD were best at the lowest of five rates; so each method has two lower ones as well.
     """
-    (study,) = _five_rates(cell(dataset="cifar10-jpeg"))
-    lower = {"sgd": (0.0125, 0.025), "sgd-g": (0.0125, 0.025), "adam-g": (0.003125, 0.00625)}
-    tune: dict[str, Any] = {name: {"lr": (*rates, *study.tune[name]["lr"])} for name, rates in lower.items()}
-    tune["psi-sgd"] = [{"lr": 0.0125}, {"lr": 0.025}, *_PSI]
-    return _five_rates(study.base, tune=tune)
+    tune: dict[str, Any] = dict.fromkeys(("sgd", "sgd-g"), {"lr": (0.0125, 0.025, *_RATES)})
+    tune |= {"adam-g": {"lr": (0.003125, 0.00625, *_RATES_ADAM)}, "psi-sgd": [{"lr": 0.0125}, {"lr": 0.025}, *_PSI]}
+    return _five_rates(cell(dataset="cifar10-jpeg"), tune=tune)
 
 
 def _five_rates(base: RunConfig, **changes: Any) -> list[Study]:

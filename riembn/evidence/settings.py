@@ -155,11 +155,12 @@ def _read(
 def _best(tries: pandas.DataFrame) -> dict[str, _Best]:
     """The settings with the lowest mean score in each grid.
 
-    A setting counts once both tuning seeds are there; a run without a score, which diverged, is never the best.
+    A setting counts once all seeds of its grid are there, one or both of those for tuning; a run without a score, which
+    diverged, is never the best.
     """
     best = {}
     for grid, alike in tries.groupby("grid"):
-        whole = [s for _, s in alike.groupby("settings") if set(s["seed"]) == set(TUNING_SEEDS)]
+        whole = [s for _, s in alike.groupby("settings") if set(s["seed"]) == set(alike["seed"])]
         scores = {s["settings"].iloc[0]: s["score"].astype(float).mean(skipna=False) for s in whole}
         scores = {settings: score for settings, score in scores.items() if score == score}
         if len(whole) > 1 and scores:
