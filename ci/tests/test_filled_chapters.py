@@ -21,7 +21,9 @@ CELLS = {
     "09-clipping": (["clipping-05", "clipping-05-other"], 3, 2),
     "10-alpha": (["alpha-09", "alpha-09-other"], 2, 1),
     "11-plateau": (["plateau-09"], 2, 2),
-    "12-table": (["table-12", "table-14", "table-split-runs", "table-color-runs"], 3, 1),
+    "12-table": (
+        ["table-12", "table-14", "table-split-runs", "table-color-runs", "table-size-runs", "table-yi-runs"], 6, 1
+    ),
     "13-relatives": (["study", "compared", "decay-tuned"], 1, 0),
 }
 

@@ -30,7 +30,7 @@ GUESSING = {"test_error": 90.0, "train_error": 90.0, "early_error": 90.0}
 
 
 def design(study: Study, frame: pd.DataFrame) -> None:
-    """A table of what was run: values, seeds, runs, hours of training."""
+    """A table of what was run: values, seeds, runs, hours that they trained, one core each or their part of a GPU."""
     import pandas
 
     rows = []
@@ -41,7 +41,7 @@ def design(study: Study, frame: pd.DataFrame) -> None:
         row["rates"] = ", ".join(f"{rate:g}" for rate in sorted(set(runs["lr"])))
         row["seeds"] = runs["seed"].nunique()
         row["runs"] = runs["digest"].nunique()
-        row["hours, one core"] = runs["seconds"].sum() / 3600
+        row["hours, all runs"] = runs["seconds"].sum() / 3600
         rows.append(row)
     one = study.base
     images = f"{one.train_size:,} images of {one.dataset}" if one.train_size else one.dataset
@@ -49,7 +49,7 @@ def design(study: Study, frame: pd.DataFrame) -> None:
     table(
         pandas.DataFrame(rows),
         caption=f"What was run: {one.network} × {one.width:g}, {images}, {one.epochs} epochs, {how}.",
-        formats={"hours, one core": "{:.2f}"},
+        formats={"hours, all runs": "{:.2f}"},
     )
     chapter.used(frame)
 
