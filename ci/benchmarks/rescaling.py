@@ -50,7 +50,7 @@ class Rescaling:
         generator = torch.Generator().manual_seed(3)
         for p in self.parameters.values():
             _off_special_values(p.data, generator)
-        self._buffers = {name: b.clone() for name, b in self.model.named_buffers()}
+        self._buffers = [(m._buffers, copy.deepcopy(m._buffers)) for m in self.model.modules()]
         self.outputs, self.runs = self._run(), 0
         if not all(bool(t.isfinite().all()) for t in self.outputs):
             raise ValueError("the output is not finite without eps")
@@ -71,9 +71,17 @@ class Rescaling:
         return max(c if math.isfinite(c) else math.inf for c in changes)
 
     @torch.no_grad()
+    def without_effect(self, name: str) -> bool:
+        """Whether the output stays as it is when another tensor, of random numbers, takes the parameter's place."""
+        p = self.parameters[name]
+        kept, noise = p.clone(), torch.randn(p.shape, generator=torch.Generator().manual_seed(5), dtype=p.dtype)
+        # Of its own size, as factors change nothing else.
+        return self.change({name: noise * kept.std() / torch.where(kept == 0, 1.0, kept)}) <= TOLERANCE
+
+    @torch.no_grad()
     def _run(self) -> list[Tensor]:
-        for name, b in self.model.named_buffers():
-            b.copy_(self._buffers[name])
+        for held, first in self._buffers:
+            held.update(copy.deepcopy(first))  # forward may put others in their places
         torch.manual_seed(0)
         with _without_eps():
             return [t.clone() for t in _tensors(self.model(self.example))]
@@ -105,7 +113,7 @@ def check(model: nn.Module, example: Tensor, entries: Sequence[Any]) -> dict[str
     tried, others = _sample(on, generator), _sample(off, generator)
     found: dict[str, Any] = {
         "invariant": {"of": len(on), "tried": len(tried), "rows": sum(e.rows for e in tried), "single_rows": 0},
-        "rest": {"of": len(off), "tried": len(others)},
+        "rest": {"of": len(off), "tried": len(others), "silent": 0},
         "wrong": {},
     }
     still, finer = [], []
@@ -149,6 +157,9 @@ def _moves(trial: Rescaling, e: Any, found: dict[str, Any]) -> float | None:
                 break
         least = min(least, change)
     stays = e.reason.startswith(("one entry a row", "invariant, but", "unused", "empty"))
+    if least <= TOLERANCE and not stays and trial.without_effect(e.name):
+        found["rest"]["silent"] += 1  # whatever it is; nothing can be told of it
+        return None
     if stays == (least > TOLERANCE):
         what = "stays" if least <= TOLERANCE else f"moves by {least:.1e}"
         found["wrong"][e.name] = f"in the rest ({e.reason}), but the output {what}"

@@ -76,6 +76,23 @@ def test_false_negative_is_found() -> None:
         assert {key.partition(".")[0] for key in found} == {name} and "stays" in found[f"{name}.weight"]
 
 
+def test_nothing_is_told_of_a_weight_without_effect() -> None:
+    class Faint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.side = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(6, 4, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.first(x)) + 1e-14 * self.side(x)
+
+    model, example = Faint(), torch.randn(16, 6)
+    entries = dict(split(model, example))
+    assert entries["side.weight"].reason.startswith("unused")
+    entries["side.weight"] = replace(entries["side.weight"], reason="reaches the output without a normalization")
+    found = check(model, example, list(entries.values()))
+    assert found["wrong"] == {} and found["rest"] == {"of": 1, "tried": 1, "silent": 1, "smallest_change": None}
+
+
 def test_padding_is_normalized_to_zero_as_torch_does() -> None:
     class Padded(nn.Module):
         def __init__(self) -> None:

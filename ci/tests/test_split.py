@@ -300,6 +300,29 @@ def test_unused_weights_are_not_called_invariant() -> None:
     assert verdict(result, "gated.weight") == "no: unused: the output does not change with it on this example"
 
 
+class Faint(nn.Module):
+    """A weight behind a softmax that adds next to nothing, as those of attention do where all tokens are alike."""
+
+    def __init__(self, rows: int, size: float) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(6, rows), nn.BatchNorm1d(rows)
+        self.mix, self.size = nn.Linear(6, rows, bias=False), size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x)) + self.size * self.mix(x).softmax(-1)
+
+
+@pytest.mark.parametrize("rows", [4, 256])
+@pytest.mark.parametrize("size", [1e-12, 1e-11, 1e-10, 1e-9, 1e-8])
+def test_faint_weights_are_not_called_invariant(rows: int, size: float) -> None:
+    torch.manual_seed(0)
+    result = split(Faint(rows, size), torch.randn(16, 6))
+    assert result["first.weight"].invariant
+    assert result["mix.weight"].reason in (
+        *("unused: the output does not change with it on this example", "passes through a softmax"),
+    )
+
+
 def test_vector_of_zeros_stays_in_the_rest() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
     nn.init.zeros_(model[0].weight[2])

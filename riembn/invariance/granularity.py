@@ -20,6 +20,8 @@ __all__ = ["TOLERANCE", "Point", "Weight"]
 TOLERANCE = 1e-8
 # Relative influence on the output below which a gradient is rounding and says nothing.
 _SILENT = 1e-12
+# Below it, rounding hides what a single row does, and no row tells that it is invariant.
+_FAINT = 5e-11
 # Rows whose slopes are a smaller part than this of what chance would leave may be held up by an eps alone.
 _NEARLY = 0.02
 # A smaller part of a weight's rows that is invariant is so by accident of the example.
@@ -71,13 +73,17 @@ class Weight:
 
     @property
     def silent(self) -> bool:
-        """Whether it has no slope at any point; with an eps, rows of one entry have one as well."""
+        """Whether it has no slope at any point, to rounding; with an eps, rows of one entry have one as well."""
         points = (self.own_point, *self.points)
-        return all(p[self.name].total_size < _SILENT for p in points if self.name in p)
+        return all(p[self.name].total_size < _FAINT for p in points if self.name in p)
 
     def propose(self) -> None:
-        """Choose the finest layout in which the gradient is tangent at every point."""
-        self._choose(lambda layout, joint: bool(self._tangent(layout, joint).all()))
+        """Choose the finest layout in which the gradient is tangent at every point, and large enough to tell."""
+        # Without an eps, rows of one entry have no slope at all: rescaling alone tells of those.
+        flat = all(p[self.name].total_size < _SILENT for p in self.points if self.name in p)
+        self._choose(
+            lambda layout, joint: bool(self._tangent(layout, joint).all()) and (flat or self._tells(layout, joint))
+        )
 
     def reject(self, refusal: str = "") -> None:
         """It is not scale-invariant in any layout."""
@@ -179,7 +185,7 @@ class Weight:
         best, self.part = _A_PART, None
         for joint in (False, True) if self._bias_counts() else (False,):
             for layout in self._natural()[:-1]:
-                live = self._sums(self.points[0], layout, joint)[1] > _SILENT / _NEARLY  # nearly silent ones say little
+                live = self._sums(self.points[0], layout, joint)[1] > _FAINT
                 found = self._tangent(layout, joint) & live
                 count, of = int(found.sum()), int(live.sum())
                 if best * of < count < of:
@@ -224,6 +230,10 @@ class Weight:
                 inner, size = self._sums(point, layout, joint)
                 held.append(inner <= TOLERANCE * size + _SILENT)
         return torch.stack(held).all(0)
+
+    def _tells(self, layout: Layout, joint: bool) -> bool:
+        """Whether any row moves the output by more than rounding: of others, every gradient seems tangent."""
+        return any(bool((self._sums(p, layout, joint)[1] > _FAINT).any()) for p in self.points if self.name in p)
 
     def _sums(self, point: Point, layout: Layout, joint: bool) -> tuple[Tensor, Tensor]:
         """|⟨w, ∂L/∂w⟩| of every row, and the sum of the sizes of its terms, beside which it is to be seen."""
