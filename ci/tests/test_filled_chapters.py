@@ -36,12 +36,13 @@ def test_cells_that_wait_for_a_block_show_it(chapter, monkeypatch):
         texts.append(what.get("text/html", "") if raw else what.data)
 
     monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: glued.update({name: text}))
     monkeypatch.setattr(riembn, "Store", lambda path: store)
     monkeypatch.chdir(BOOK.parent)
     known = {
         "riembn": riembn, "evidence": evidence, "pages": pages, "chapter": pages.chapter, "DESIGNS": DESIGNS,
         "math": math, "np": numpy, "pandas": pandas, "stats": evidence.stats, "profile": "laptop", "store": store,
-        "Store": riembn.Store, "glue": lambda name, text, display: glued.update({name: text}),
+        "Store": riembn.Store,
     }  # fmt: skip
     notebook = json.loads((BOOK / f"{chapter}.ipynb").read_text(encoding="utf-8"))
     cells = {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"]}

@@ -15,7 +15,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-SHOWN = ("pages.show", "globe.show", "pages.table", "pages.design", "pages.ablation", "pages.outcome", "print", "glue")
+SHOWN = (
+    "pages.show", "globe.show", "pages.table", "pages.design", "pages.ablation", "pages.outcome", "pages.say", "print",
+)
 
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="the book has no chapter yet")
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

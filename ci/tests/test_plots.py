@@ -255,8 +255,12 @@ def test_a_name_with_hyphens_stays_in_its_line(page: Page) -> None:
 def test_texts_for_the_prose_are_named_by_the_chapter(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
     monkeypatch.setattr("myst_nb.glue", lambda name, text, display: told.append((name, text, display)))
-    pages.say("alpha", best_rate="0.1", lost=3)
-    assert told == [("alpha-best-rate", "0.1", False), ("alpha-lost", 3, False)]
+    pages.say("alpha", best_rate="0.1", lost=3, gap="1e-8 on e-mail")
+    assert told == [
+        ("alpha-best-rate", "0.1", False),
+        ("alpha-lost", "3", False),
+        ("alpha-gap", "1e\u20118 on e-mail", False),
+    ]
 
 
 def test_heat_shows_the_page_at_zero() -> None:

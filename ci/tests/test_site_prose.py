@@ -33,7 +33,7 @@ def test_results_in_the_text_come_from_the_runs(path: Path) -> None:
     for cell in cells:
         if cell["cell_type"] == "markdown":
             typed = typed_results("".join(cell["source"]))
-            assert not typed, f"{cell['id']}: {typed}: hand it over with glue, or cite whose result it is"
+            assert not typed, f"{cell['id']}: {typed}: hand it over with pages.say, or cite whose result it is"
 
 
 @pytest.mark.parametrize(

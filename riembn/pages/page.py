@@ -145,13 +145,14 @@ def say(chapter: str, **texts: object) -> None:
     """Hand texts to the prose of a chapter: ``say("plateau", best_rate=0.1)`` glues 0.1 by the name plateau-best-rate.
 
     Args:
-        chapter: The noun that the names of the chapter's texts begin with.
+        chapter: What the names begin with, the noun of the chapter first.
         texts: By the rest of their names, with ``_`` for a hyphen.
     """
     from myst_nb import glue
 
     for name, text in texts.items():
-        glue(f"{chapter}-{name.replace('_', '-')}", text, display=False)
+        whole = re.sub(r"(?<=\de)-(?=\d)", "\u2011", str(text))  # no line break within 1e-8
+        glue(f"{chapter}-{name.replace('_', '-')}", whole, display=False)
 
 
 def typeset(text: str) -> str:
