@@ -164,7 +164,7 @@ def test_figures_have_caption_and_text(path: Path) -> None:
 @each
 def test_figures_take_the_ways_of_the_book(path: Path) -> None:
     text = "\n".join(map(source, cells(path, "code")))
-    for word in ("matplotlib", "plt.", "plotly", "ipywidgets", "tqdm.notebook", "%matplotlib", "savefig"):
+    for word in ("matplotlib", "plt.", "plotly", "ipywidgets", "tqdm.notebook", "%matplotlib", "savefig", "myst_nb"):
         assert word not in text, word
 
 
