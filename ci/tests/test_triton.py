@@ -553,7 +553,8 @@ def test_a_step_like_the_last_one_is_that_step_whatever_has_changed(method):
     script = [
         in_place, in_place, elsewhere, in_place, other_order, in_place, elsewhere, other_weights, in_place,
         momentum_moved, in_place, setting(lr=torch.tensor(0.03, device=DEVICE)), in_place,
-        setting(lr=0.02, maximize=True), in_place, negative, elsewhere, setting(maximize=False), in_place,
+        setting(lr=0.02, maximize=True), in_place, negative, in_place, in_place, elsewhere,
+        setting(maximize=False), in_place,
         scaled, in_place, skipped, in_place, unscaled, without_gradient, without_gradient, with_gradient, in_place,
         state_anew, in_place, loaded, in_place, fewer_rows, in_place,
     ]  # fmt: skip

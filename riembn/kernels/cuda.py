@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from operator import is_not
 from typing import Any, NamedTuple
 
 import torch
@@ -173,8 +174,11 @@ def _launch_here(
     """Launch a kernel over all rows; ``columns``: weights, gradients, momentum, second moments, step counts."""
     params, device = columns[0], columns[0][0].device
     used: list[list[Tensor]] = []
+    lasting = not capturing(device)  # whether the tables serve another step
     if tables is None:
-        columns = params, [g.resolve_neg() for g in columns[1]], *columns[2:]
+        grads = [g.resolve_neg() for g in columns[1]]
+        lasting = lasting and not any(map(is_not, grads, columns[1]))
+        columns = params, grads, *columns[2:]
         plan = _plan(device, name, columns, layout)
         used = [list(column) for column in columns]
         for c, i in plan.foreign:
@@ -199,7 +203,7 @@ def _launch_here(
             columns[c][i].copy_(used[c][i])
     # Autograd does not see what a kernel writes: weights, momentum, second moments.
     increment_version([*params, *(t for column in columns[2:4] for t in column)])
-    return None if plan.foreign or capturing(device) else tables
+    return tables if lasting and not plan.foreign else None
 
 
 def _first_launch(
