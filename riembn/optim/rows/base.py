@@ -156,7 +156,8 @@ class RowOptimizer(CheckedGroups):
                         batch.store()
 
         on_local_rows([params, grads, *states], layout, alpha, step)
-        if len(tables) != 1 or tables[0] is None or any(g is not p.grad for g, p in zip(grads, params, strict=True)):
+        own = all(g is p.grad and not is_sharded(p) for g, p in zip(grads, params, strict=True))
+        if len(tables) != 1 or tables[0] is None or not own:
             return None
         return Last.of(self.state, group, params, states, layout, tables[0])
 
