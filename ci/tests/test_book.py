@@ -14,6 +14,7 @@ import time
 import zipfile
 from pathlib import Path
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -292,6 +293,9 @@ def test_one_epub_of_all_pages(built: Path) -> None:
     with zipfile.ZipFile(render.epub(built)) as book:
         names = book.namelist()
         assert "mimetype" in names and any(name.endswith("02-turn.xhtml") for name in names)
+        for name in names:
+            if name.endswith(".xhtml"):
+                ElementTree.fromstring(book.read(name))  # a reader of ePubs shows nothing behind an error
 
 
 def test_numbers_of_figures_and_tables_are_files_of_the_site(built: Path) -> None:

@@ -146,9 +146,9 @@ def test_figure_without_words_is_refused(missing: str) -> None:
         curves(**{missing: " "})
 
 
-def drawings(page: Page, rows: int, columns: int) -> list[tuple[float, float]]:
+def drawings(page: Page, rows: int, columns: int, **options: Any) -> list[tuple[float, float]]:
     def call() -> None:
-        fig, axes = pages.figure(rows, columns)
+        fig, axes = pages.figure(rows, columns, **options)
         for ax in np.ravel(axes):
             pages.dots(ax, [0, 1], [1, 2], [0, 1], [2, 3], "sgd", runs=[[0.5, 1.5], [2.0]])
             pages.legend(ax)
@@ -163,6 +163,11 @@ def test_row_of_panels_is_stacked_on_a_phone(page: Page) -> None:
     assert wide > 1.5 * narrow and high > 2 * low
     assert len(drawings(page, 1, 1)) == 2
     assert len(drawings(page, 2, 2)) == 1  # a grid scrolls instead
+
+
+def test_a_list_of_many_lines_keeps_its_height_on_a_phone(page: Page) -> None:
+    (_, tall), (_, on_a_phone) = drawings(page, 1, 1, height=9.0)
+    assert on_a_phone == tall
 
 
 @pytest.mark.parametrize(

@@ -199,10 +199,10 @@ def _listed(mine: list[Run]) -> list[str]:
     if not mine:
         return []
     links = [
-        (f'<a href="../_static/runs/{run.name}.json" download>{run.name}</a>', run.commit, duration(run.seconds))
+        (f'<a href="../_static/runs/{run.name}.json" download="">{run.name}</a>', run.commit, duration(run.seconds))
         for run in sorted(mine, key=lambda run: run.name)
     ]
-    whole = '<a href="../_static/records.zip" download>All records of the book in one file</a>'
+    whole = '<a href="../_static/records.zip" download="">All records of the book in one file</a>'
     return [table(("run", "commit", "training"), links), "", f"{whole}, with what each field means.", ""]
 
 

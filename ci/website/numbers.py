@@ -40,7 +40,7 @@ def linked(page: Page, notebook: NotebookNode, runs: int) -> dict[str, bytes]:
 
 
 def _line(page: Page, name: str, runs: int) -> str:
-    links = [f'<a href="../_static/{escape(name)}" download>Numbers (CSV)</a>']
+    links = [f'<a href="../_static/{escape(name)}" download="">Numbers (CSV)</a>']
     if runs:
         links.append(f'<a href="{page.name}.html#origin">{runs} recorded runs</a>')
     return f'<p class="riembn-data">{" · ".join(links)}</p>'

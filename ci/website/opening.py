@@ -27,7 +27,7 @@ def opened(root: Path, page: Page, notebook: NotebookNode) -> None:
     items = [f"{reading_minutes(notebook)} min to read"]
     if seconds := recorded_times(root).get(page.name, {}).get("chapter"):
         items.append(f"{round(seconds)} s to run")
-    items.append(f'<a href="../_sources/book/{page.name}.ipynb" download>notebook</a>')
+    items.append(f'<a href="../_sources/book/{page.name}.ipynb" download="">notebook</a>')
     if address := repository():
         name = address.split("://")[-1].partition("/")[2]
         path = f"{page.name}.ipynb"

@@ -222,5 +222,6 @@ def _fit_phone(fig: Figure) -> bool:
         ax.set_title(textwrap.fill(ax.get_title(loc="left"), 38), loc="left")
         if (names := ax.get_legend()) is not None and names.get_label() == "names":
             legend(ax, columns=2)
-    fig.set_size_inches(_PHONE, min(height, 3.2 * panels))
+    tall = panels == 1 and height > 4.5  # a list of many lines, which keeps its height
+    fig.set_size_inches(_PHONE, height if tall else min(height, 3.2 * panels))
     return True
