@@ -8,13 +8,14 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
 from riembn.pages.chapter import RUNS
-from website import tables
+from website import networks, tables
 from website.archive import archive, citation
 from website.contents import BookError, Page
 from website.digest import stores
@@ -83,6 +84,8 @@ def _filled(
         "<!-- chapters -->": lambda: tables.chapters(root, chapters),
         "<!-- versions -->": lambda: tables.versions(chapters),
         "<!-- runs -->": lambda: tables.recorded(root, profile),
+        "<!-- networks -->": lambda: networks.summary(root),
+        **{f"<!-- networks of {name} -->": partial(networks.tried, root, name) for name in networks.SOURCES},
         "<!-- cite records -->": lambda: citation(root, _commit(root)),
     }
     for mark, make in made.items():

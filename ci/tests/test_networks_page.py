@@ -1,0 +1,73 @@
+"""The page on networks tells the record of ``ci/bench split`` as it is, and explains the verdicts denied there."""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "ci"))
+
+from benchmarks.networks import NETWORKS  # noqa: E402
+from website.networks import SOURCES, summary, tried  # noqa: E402
+
+PATH = "book/benchmarks/split-cpu.json"
+CHECK = {
+    "invariant": {"of": 150, "tried": 120, "rows": 900, "largest_change": 3.2e-14},
+    "rest": {"of": 2, "tried": 2, "smallest_change": 0.02},
+    "wrong": {"fc.weight": "in the rest, but the output stays"},
+}
+ONE = {
+    **{"name": "one", "source": "timm", "example": [4, 3, 64, 64], "commit": "0123456789abcdef"},
+    **{"weights": 152, "invariant": 150, "granularities": ["2 channels", "4 channels"], "share": 0.987},
+    **{"passes": 4, "cpu_seconds": 1.26, "weight_bytes": 20_000_000, "peak_bytes": 90_000_000},
+    **{"own_eps_change": 0.13, "check": CHECK},
+}
+NONE = {
+    **{"name": "none", "source": "timm", "example": [4, 9], "commit": "0123456789abcdef"},
+    **{"weights": 1, "invariant": 0, "granularities": [], "share": 0.0},
+    **{"passes": 3, "cpu_seconds": 0.1, "weight_bytes": 400, "peak_bytes": 1_000_000},
+    "check": {
+        "invariant": {"of": 0, "tried": 0, "rows": 0, "largest_change": None},
+        "rest": {"of": 1, "tried": 1, "smallest_change": 0.5},
+        "wrong": {},
+    },
+}
+LATE = {"name": "late", "source": "timm", "example": [1], "error": "not done in 240 s", "commit": "fedcba9876543210"}
+WHERE = {"cpu": "A CPU", "threads": 1, "torch": "2.13", "quiet": False}
+WHERE |= {"versions": {"torchvision": "0.28", "timm": "1.0"}}
+
+
+def written(root: Path) -> Path:
+    (root / PATH).parent.mkdir(parents=True)
+    (root / PATH).write_text(json.dumps({"environment": WHERE, "networks": [ONE, NONE, LATE]}))
+    return root
+
+
+def test_each_network_is_a_line(tmp_path: Path) -> None:
+    head, _, *lines = tried(written(tmp_path), "timm").splitlines()
+    cells = [dict(zip(head.split(" | "), line.split(" | "), strict=True)) for line in lines]
+    assert [one["| network"] for one in cells] == ["| `one`", "| `none`", "| `late`"]
+    assert list(cells[0].values())[1:] == [
+        *("4×3×64×64", "150 of 152", "2, 4 channels", "98.7 %", "4", "1.3 s", "90 MB (4.5×)", "1e-01"),
+        *("122 of 152", "3e-14", "2e-02", "1 |"),
+    ]
+    assert cells[1]["rows span"] == "–" and cells[1]["memory"] == "1 MB" and cells[1]["tried"] == "all"
+    assert cells[2]["weights"] == "not done in 240 s"
+
+
+def test_summary_counts_what_was_tried_and_says_where(tmp_path: Path) -> None:
+    text = summary(written(tmp_path))
+    assert "Of 3 networks 2 were measured" in text and "153 weights" in text and "123 were tried" in text
+    assert "1 verdict came out wrong" in text and "at most 3e-14" in text and "by 2e-02 or more" in text
+    assert "at commit 0123456, fedcba9; other work ran beside it" in text
+
+
+def test_committed_record_is_whole_and_denies_only_what_the_page_explains() -> None:
+    record = json.loads((ROOT / PATH).read_text(encoding="utf-8"))
+    networks = {one["name"]: one for one in record["networks"]}
+    assert list(networks) == list(NETWORKS)
+    assert {one["source"] for one in networks.values()} == set(SOURCES)
+    assert {name: one["error"] for name, one in networks.items() if "error" in one} == {}
+    denied = {(name, weight): why for name, one in networks.items() for weight, why in one["check"]["wrong"].items()}
+    assert all(name == "cait_xxs24_224" and weight.endswith("attn.proj_l.weight") for name, weight in denied)
+    assert all(why.startswith("in the rest (unused") for why in denied.values())

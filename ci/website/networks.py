@@ -1,0 +1,80 @@
+"""The table of the networks that ``riembn.split`` was tried on, drawn from the record of ``ci/bench split``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from website.endings import table
+
+__all__ = ["SOURCES", "summary", "tried"]
+
+SOURCES = ("torchvision", "timm", "riembn")
+
+_HEAD = (
+    *("network", "example", "weights", "rows span", "of all numbers", "passes", "time", "memory"),
+    *("with its own ε", "tried", "largest change of those on the sphere", "smallest of the others", "wrong"),
+)
+
+
+def summary(root: Path) -> str:
+    """One sentence on what the record says as a whole, and one on where it comes from."""
+    record = _record(root)
+    networks, where = record["networks"], record["environment"]
+    checks = [one["check"] for one in networks if "error" not in one]
+    of, tried = (sum(one["invariant"][key] + one["rest"][key] for one in checks) for key in ("of", "tried"))
+    wrong = sum(len(one["wrong"]) for one in checks)
+    largest = max(c for one in checks if (c := one["invariant"]["largest_change"]) is not None)
+    smallest = min(c for one in checks if (c := one["rest"]["smallest_change"]) is not None)
+    commits = ", ".join(sorted({one["commit"][:7] for one in networks}))
+    busy = "" if where["quiet"] else "; other work ran beside it, so take no time as final"
+    return (
+        f"Of {len(networks)} networks {len(checks)} were measured. They have {of:,} weights of two or more dimensions. "
+        f"Of these {tried:,} were tried, and {wrong or 'no'} verdict{'s' * (wrong > 1)} came out wrong. "
+        f"The output changed by at most {largest:.0e} for a weight on the sphere, and by {smallest:.0e} or more for "
+        f"any other.\n\n"
+        f"Measured on {where['cpu']}, threads: {where['threads']}, with torch {where['torch']}, "
+        f"torchvision {where['versions']['torchvision']}, timm {where['versions']['timm']}, at commit {commits}{busy}."
+    )
+
+
+def tried(root: Path, source: str) -> str:
+    """A line a network of one source."""
+    return table(_HEAD, [_line(one) for one in _record(root)["networks"] if one["source"] == source])
+
+
+def _line(one: Mapping[str, Any]) -> tuple[str, ...]:
+    example = "×".join(map(str, one["example"]))
+    if "error" in one:
+        return (f"`{one['name']}`", example, one["error"], *("–",) * (len(_HEAD) - 3))
+    on, off = one["check"]["invariant"], one["check"]["rest"]
+    sampled = f"{on['tried'] + off['tried']} of {on['of'] + off['of']}"
+    peak = "–"
+    if one["peak_bytes"]:
+        times = f" ({one['peak_bytes'] / one['weight_bytes']:.1f}×)" if one["weight_bytes"] > 1e7 else ""
+        peak = f"{one['peak_bytes'] / 1e6:.0f} MB{times}"
+    return (
+        f"`{one['name']}`",
+        example,
+        f"{one['invariant']} of {one['weights']}",
+        ", ".join(one["granularities"]).replace(" channels, ", ", ") or "–",
+        f"{100 * one['share']:.1f} %",
+        str(one["passes"]),
+        f"{one['cpu_seconds']:.1f} s",
+        peak,
+        _change(one.get("own_eps_change")),
+        "all" if on["tried"] + off["tried"] == on["of"] + off["of"] else sampled,
+        _change(on["largest_change"]),
+        _change(off["smallest_change"]),
+        str(len(one["check"]["wrong"])),
+    )
+
+
+def _change(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0e}"
+
+
+def _record(root: Path) -> dict[str, Any]:
+    return json.loads((root / "book" / "benchmarks" / "split-cpu.json").read_text(encoding="utf-8"))
