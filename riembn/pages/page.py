@@ -119,7 +119,9 @@ def table(
 
     def cell(tag: str, name: Any, text: str) -> str:
         kind = ' class="number"' if number[name] else ""
-        inside = _HYPHENATED.sub(r'<span class="word">\g<0></span>', escape(typeset(text)))
+        inside = escape(typeset(text))
+        if tag == "td":  # a header may break, or it would widen its column
+            inside = _HYPHENATED.sub(r'<span class="word">\g<0></span>', inside)
         return f"<{tag}{kind}>{inside}</{tag.split()[0]}>"
 
     def text(name: Any, value: Any) -> str:
