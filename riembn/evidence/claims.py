@@ -258,7 +258,7 @@ CLAIMS: dict[str, Claim] = {
     "C8": Claim(
         "Weight decay of a weight row without length “functions as a learning rate control”: rate and decay set the "
         "angle by which SGD turns it.",
-        f"{_CHO}, poster; the angle is that of Wan et al. 2020 and Kosson et al. 2023",
+        f"{_CHO}, poster; the angle is that of Wan et al. 2021 and Kosson et al. 2024",
         rate_control,
     ),
     "P1": Claim(

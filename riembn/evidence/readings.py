@@ -169,7 +169,7 @@ def predicted_angle(run: Any, drift: float = 0.0) -> float:
 
     With heavy ball's momentum a it is sqrt([2 lr decay + (1 - a) drift] / (1 + a)) in the mean over a long stretch,
     whatever the gradients are, since they are orthogonal to the row (chapter 08); drift² is left out. At rest it
-    is the angle of balance of Wan et al. (2020) and Kosson et al. (2023). Nesterov's is larger by
+    is the angle of balance of Wan et al. (2021) and Kosson et al. (2024). Nesterov's is larger by
     sqrt(1 + 2a - 2a³) if the gradients of different steps are not correlated. `ci/tests/test_claims.py` checks
     both on a made-up loss.
 
