@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import posixpath
 import re
 import shlex
 import shutil
@@ -295,7 +296,11 @@ def test_one_epub_of_all_pages(built: Path) -> None:
         assert "mimetype" in names and any(name.endswith("02-turn.xhtml") for name in names)
         for name in names:
             if name.endswith(".xhtml"):
-                ElementTree.fromstring(book.read(name))  # a reader of ePubs shows nothing behind an error
+                text = book.read(name).decode()
+                ElementTree.fromstring(text)  # a reader of ePubs shows nothing behind an error
+                assert "\\(" not in text and "\\[" not in text, name
+                for address in re.findall(r'<a [^>]*href="([^"#:]+)', text):
+                    assert posixpath.normpath(posixpath.join(posixpath.dirname(name), address)) in names, address
 
 
 def test_numbers_of_figures_and_tables_are_files_of_the_site(built: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
-from website import front, lean, news, opening, previews, reference  # noqa: E402
+from website import ebook, front, lean, news, opening, previews, reference  # noqa: E402
 from website.contents import Page, pages  # noqa: E402
 from website.docstrings import plain_to_rest  # noqa: E402
 
@@ -234,3 +235,31 @@ def test_description_for_the_archive_agrees_with_the_citation() -> None:
     assert told["title"] == cited["title"] and told["license"] == cited["license"]
     assert told["keywords"] == cited["keywords"]
     assert [one["name"] for one in told["creators"]] == [one["name"] for one in cited["authors"]]
+
+
+def test_an_ebook_has_its_formulas_as_mathml_and_no_link_to_a_file_of_the_site(tmp_path):
+    macros = {"R": r"\mathbb{R}", "norm": [r"\lVert #1\rVert", 1], "inner": [r"\langle #1, #2\rangle", 2]}
+    shown = '<p><span class="math notranslate">\\(\\norm{w} &lt; \\inner{a_{1}} b \\in \\R\\)</span></p>'
+    shown += '<div class="math notranslate" id="eq"><span class="eqno">(1)</span>\\[\\begin{split}'
+    shown += "\\begin{aligned} a &amp;= b \\\\ c &amp;= d \\end{aligned}\\end{split}\\]</div>"
+    shown += '<p class="expanded admonition-title">Hide the code</p><a class="b" href="other.xhtml#at">other</a>'
+    shown += '<a href="../_static/d.csv">Numbers</a><a href="gone.xhtml">gone</a><a href="https://a.b/c">out</a>'
+    page = f'<html xmlns="http://www.w3.org/1999/xhtml"><body>{shown}</body></html>'
+    file = tmp_path / "book.epub"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as book:
+        book.writestr(zipfile.ZipInfo("mimetype"), "application/epub+zip")
+        book.writestr("book/one.xhtml", page)
+        book.writestr("book/other.xhtml", "<html/>")
+        items = "".join(f'<item id="{name}" href="book/{name}.xhtml" />' for name in ("one", "other"))
+        book.writestr("content.opf", f"<package>{items}</package>")
+    ebook.readable(file, macros)
+    with zipfile.ZipFile(file) as book:
+        first, made = book.infolist()[0], book.read("book/one.xhtml").decode()
+        manifest = book.read("content.opf").decode()
+    assert (first.filename, first.compress_type) == ("mimetype", zipfile.ZIP_STORED)
+    ElementTree.fromstring(made)
+    assert made.count("<math ") == 2 and made.count("<mtd") == 5 and "\\" not in made
+    assert '<span class="eqno">(1)</span><math' in made and "Hide the code" not in made
+    assert made.endswith('<a class="b" href="other.xhtml#at">other</a>gone<a href="https://a.b/c">out</a></body></html>')
+    assert re.findall(r'properties="mathml" id="(\w+)"', manifest) == ["one"]
+    assert ebook.expand(r"\norm{\inner{a}{\}}}\Rest", macros) == r"\lVert \langle a, \}\rangle\rVert\Rest"

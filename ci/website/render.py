@@ -17,6 +17,7 @@ import yaml
 
 from website.contents import BookError, pages
 from website.digest import package_digest
+from website.ebook import readable
 from website.finish import finish
 from website.lean import unneeded
 
@@ -63,6 +64,7 @@ def epub(root: Path) -> Path:
     try:
         _sphinx(root, yaml.safe_dump(config, allow_unicode=True), work, "epub")
         (made,) = work.rglob("*.epub")
+        readable(made, config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"])
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, target)
     finally:
