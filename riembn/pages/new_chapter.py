@@ -51,7 +51,8 @@ Say in two or three sentences what a reader should keep.
 Run it again with other values:
 
 ```bash
-papermill book/{name}.ipynb out.ipynb -p profile smoke -p values {values}
+papermill book/{name}.ipynb out.ipynb -p profile smoke \\
+    -p values {values}
 ```"""
 
 
