@@ -38,9 +38,11 @@ def tuning(study: Study, store: Store | str | Path) -> None:
         row["best"] = ", ".join(f"{name} {value_text(best[name])}" for name in tried if best[name] == best[name])
         row["at the edge"] = "yes" if best["lr"] in (rates[0], rates[-1]) else "no"
         rows.append({**row, study.tune_by.replace("_", " "): best[study.tune_by]})
+    count = len(study.tune_seeds)
+    seeds = f"mean of {count} seeds" if count > 1 else "of one seed"
     table(
         pandas.DataFrame(rows),
-        caption=f"What the tuning chose, on {study.holdout:,} held-out images: mean of {len(study.tune_seeds)} seeds. "
+        caption=f"What the tuning chose, on {study.holdout:,} held-out images: {seeds}. "
         "A best rate at the edge of its grid may be bettered beyond it.",
         formats={study.tune_by.replace("_", " "): "{:.3g}"},
     )
