@@ -100,11 +100,11 @@ def second_cell() -> list[Study]:
     """
     tune: dict[str, Any] = dict.fromkeys(("sgd", "sgd-g"), {"lr": (0.0125, 0.025, *_RATES)})
     tune |= {"adam-g": {"lr": (0.003125, 0.00625, *_RATES_ADAM)}, "psi-sgd": [{"lr": 0.0125}, {"lr": 0.025}, *_PSI]}
-    return _five_rates(cell(dataset="cifar10-jpeg"), tune=tune)
+    return _tuned_alike(cell(dataset="cifar10-jpeg"), tune=tune)
 
 
-def _five_rates(base: RunConfig, **changes: Any) -> list[Study]:
-    """Each method at the best of five rates, its other settings those of block A, on six seeds."""
+def _tuned_alike(base: RunConfig, **changes: Any) -> list[Study]:
+    """Each method at its best rate, of five unless more are given, on six seeds; its other settings are block A's."""
     own: dict[str, dict[str, float]] = {name: {"rest_lr": 0.1, "alpha": 0.1} for name in ("sgd-g", "adam-g")}
     rates = {"sgd": _RATES, "sgd-g": _RATES, "adam-g": _RATES_ADAM}
     asked: dict[str, Any] = {
@@ -248,11 +248,11 @@ def whole_network() -> list[Study]:
         network="vgg-13", width=1.0, dataset="cifar10-jpeg", train_size=None, precision="bfloat16",
         epochs=16, drops=(5, 10, 13), evaluate_at=(5, 10, 16),
     )  # fmt: skip
-    (whole,) = _five_rates(base, tune_seeds=TUNING_SEEDS[:1])
+    (whole,) = _tuned_alike(base, tune_seeds=TUNING_SEEDS[:1])
     two = METHODS[:2]
     own, tries = ({m: given[m] for m in two if m in given} for given in (whole.settings, whole.tune))
     part: dict[str, Any] = {"methods": two, "settings": own, "tune": tries, "seeds": range(4)}
-    return [*_five_rates(base, tune_seeds=TUNING_SEEDS[:1], **part), whole]
+    return [*_tuned_alike(base, tune_seeds=TUNING_SEEDS[:1], **part), whole]
 
 
 def rest_rates() -> list[Study]:
