@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -148,10 +149,12 @@ def test_checkpoints_are_made_when_they_are_due(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_learns_much_the_same(precision):
-    exact, rough = (train(tiny("sgd-g", precision=p)) for p in ("float32", precision))
-    losses = [record.columns["train_loss"] for record in (exact, rough)]
-    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.1)
-    assert rough.columns["weight_norm"] == pytest.approx([1.0] * 3, abs=1e-5)  # kept in float32
+    """In the mean over seeds: a single run as short as this goes its own way after any rounding, of threads too."""
+    pairs = [[train(tiny("sgd-g", precision=p, seed=seed)) for p in ("float32", precision)] for seed in range(4)]
+    losses = numpy.mean([[record.columns["train_loss"] for record in pair] for pair in pairs], axis=0)
+    assert (losses[0] != losses[1]).all() and losses[1] == pytest.approx(losses[0], rel=0.1)
+    for _, rough in pairs:
+        assert rough.columns["weight_norm"] == pytest.approx([1.0] * 3, abs=1e-5)  # kept in float32
 
 
 def test_float16_scales_gradients_and_measures_them_unscaled(monkeypatch):
