@@ -22,7 +22,8 @@ def python(tmp_path_factory):
         "leave": "import sys; sys.exit(int(sys.argv[1]))",
         "fail": "raise ValueError('as it happens')",
         "child": "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', 'exit(7)']).returncode)",
-        "wait": "import os, time\nprint(os.getpid(), flush=True)\ntry:\n    time.sleep(600)\n"
+        # within `try`, for the interrupt may come before print has returned
+        "wait": "import os, time\ntry:\n    print(os.getpid(), flush=True)\n    time.sleep(600)\n"
         "except KeyboardInterrupt:\n    print('interrupted')",
         "loaded": "import sys; print('torch' in sys.modules, any('website' in entry for entry in sys.path))",
     }  # fmt: skip
