@@ -10,6 +10,7 @@ from riembn.evidence import Study, readings, stats
 from riembn.evidence.designs import DESIGNS, core_hours
 from riembn.experiment.record import COLUMNS, Record
 from riembn.pages.ablation import rates_text
+from riembn.pages.drawn import DATA
 from riembn.pages.page import typeset
 
 BASE = riembn.preset("vgg-11/digits/sgd-g", width=0.06, train_size=128, epochs=2, drops=(1,))
@@ -111,6 +112,23 @@ def test_sorted_comparisons_keep_their_numbers(study, store, page):
         differs = stats.spelled(row["difference"], row["low"], row["high"])
         parts = f">{name}</td>", typeset(differs), f">{row['verdict']}<"
         assert all(part in shown for part in parts)
+
+
+def test_what_is_shown_names_its_runs_and_no_others(study, store, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("IPython.display.display", lambda what, raw=False: told.append(what[DATA]) if raw else None)
+    pages.outcome(study, store, block="Z", name="clip")
+    own = sorted(config.digest() for config in study.configs())
+    assert [one["runs"] for one in told] == [own] * 3  # design, figure, comparisons
+    told.clear()
+    tuned = Study(BASE, seeds=[0, 1], tune={"*": {"lr": [0.1, 0.2]}}, holdout=32)
+    tuned.run(tmp_path, device="cpu")
+    pages.tuning(tuned, tmp_path)
+    pages.table(tuned.tuned(tmp_path), caption="As it is")
+    tries = sorted(config.digest() for config in tuned.tuning())
+    assert [one["runs"] for one in told] == [tries, []]
+    with pytest.raises(ValueError, match="one has no digest"):
+        pages.table(tuned.tuned(tmp_path), caption="Without", runs=[None])
 
 
 def test_single_comparison_is_one_and_is_not_corrected(study, store, page):

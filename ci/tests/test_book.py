@@ -23,10 +23,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
-from website import contents, digest, execute, processes, render, stage  # noqa: E402
+from website import contents, digest, endings, execute, processes, render, stage  # noqa: E402
 from website.__main__ import main  # noqa: E402
 from website.archive import schema  # noqa: E402
 from website.check import check  # noqa: E402
+from website.numbers import linked  # noqa: E402
+
+from riembn.pages.drawn import DATA  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("book")  # the built book is shared, so one process runs them all
 
@@ -197,11 +200,49 @@ def test_a_change_of_text_keeps_the_smoke_runs_and_a_change_of_the_package_does_
 def test_run_without_its_record_is_an_error_and_not_left_out(built: Path) -> None:
     page, _ = chapters(built)
     notebook = nbformat.read(execute.executed(built, page, "laptop"), as_version=4)
-    told = {"digests": ["00aa", "00bb"], "seeds": [0]}
-    out = nbformat.v4.new_output("display_data", data={stage.RUNS: told, "text/plain": "runs"})
-    notebook.cells[-1].outputs.append(out)
     with pytest.raises(contents.BookError, match="drawn from 2 runs, of which 2 have no record any more"):
-        stage.ending(built, page, notebook)
+        stage.ending(built, page, notebook, {"00aa": ["fig-drift"], "00bb": ["fig-drift"]})
+
+
+def test_what_another_package_made_is_stale_whatever_it_says(built: Path, tmp_path: Path) -> None:
+    root = tmp_path / "book"
+    shutil.copytree(built, root, ignore=shutil.ignore_patterns("html", ".doctrees"))
+    page, _ = chapters(root)
+    file = execute.executed(root, page, "laptop")
+    assert execute.is_current(root, page, "laptop")
+    notebook = nbformat.read(file, as_version=4)
+    notebook.metadata["riembn"]["digest"]["code"] = "of before"
+    for cell in notebook.cells:
+        for out in cell.get("outputs", []):
+            out.get("data", {}).get(DATA, {}).pop("runs", None)
+    nbformat.write(notebook, file)
+    assert not execute.is_current(root, page, "laptop")
+
+
+def test_each_figure_and_table_leads_to_its_own_runs(built: Path) -> None:
+    """A table that no run of ours is in, say a published one, must not seem to be drawn from the others' runs."""
+
+    def output(kind: str, name: str | None, *runs: str) -> nbformat.NotebookNode:
+        html = f'<div class="riembn-{kind}">' if kind == "table" else f'<figure id="fig-{name}"></figure>'
+        return nbformat.v4.new_output(
+            "display_data", data={"text/html": html, DATA: {"name": name, "csv": "x\n", "runs": list(runs)}}
+        )
+
+    page, _ = chapters(built)
+    notebook = nbformat.read(execute.executed(built, page, "laptop"), as_version=4)
+    shown = [output("table", None), output("figure", "ends", "aa", "bb"), output("table", "best", "aa")]
+    notebook.cells.append(nbformat.v4.new_code_cell("shown", outputs=shown))
+    assert endings.used(notebook) == {"aa", "bb"}
+    numbers = linked(page, notebook)
+    assert numbers.shown == {"aa": ["fig-ends", "data-best"], "bb": ["fig-ends"]}
+    told = [re.sub(r"<a [^>]*>|</a>", "", out.data["text/html"]).partition("(CSV)")[2] for out in shown]
+    assert [text.partition("<")[0] for text in told] == ["", " · 2 recorded runs", " · 1 recorded run"]
+    assert shown[2].data["text/html"].startswith('<span id="data-best">')
+    runs = [endings.Run(name, name, 0, "c", "cpu", 1.0, {}, "finished") for name in ("aa", "bb")]
+    lines = "\n".join(endings._listed(runs, numbers.shown))
+    assert '<a href="#fig-ends">ends</a>, <a href="#data-best">best</a> | c' in lines
+    alike = endings._listed(runs, dict.fromkeys(numbers.shown, ["fig-ends"]))
+    assert alike[0] == 'Each is shown in <a href="#fig-ends">ends</a>.' and "shown in |" not in "".join(alike)
 
 
 def test_every_entry_has_a_page_and_every_chapter_ran(built: Path) -> None:

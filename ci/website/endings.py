@@ -1,14 +1,14 @@
 """Write the end of each chapter: how to rerun it, and where its results come from.
 
 Nothing here is typed by hand: it is read from the parameters cell, from what papermill noted down, and from
-the records that the chapter says it used.
+the records that its figures and tables say they are drawn from.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import papermill
 from nbformat import NotebookNode
 
-from riembn.pages.chapter import RUNS
+from riembn.pages.drawn import DATA
 from website.contents import BookError, Page
 from website.digest import stores
 
@@ -64,9 +64,9 @@ def parameters(page: Page, notebook: NotebookNode) -> list[Parameter]:
 
 
 def used(notebook: NotebookNode) -> set[str]:
-    """Digests of the runs that the chapter says it is drawn from."""
+    """Digests of the runs that the figures and tables of the chapter are drawn from."""
     outputs = (out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", []))
-    return {digest for data in outputs if RUNS in data for digest in data[RUNS]["digests"]}
+    return {digest for data in outputs if DATA in data for digest in data[DATA]["runs"]}
 
 
 @cache
@@ -89,21 +89,30 @@ def runs(folder: Path) -> dict[str, Run]:
     return found
 
 
-def ending(root: Path, page: Page, notebook: NotebookNode, functions: str = "") -> str:
-    """The Markdown that ends the page."""
+def ending(
+    root: Path, page: Page, notebook: NotebookNode, shown: Mapping[str, Sequence[str]], functions: str = ""
+) -> str:
+    """The Markdown that ends the page.
+
+    Args:
+        root: Of the repository.
+        page: The chapter.
+        notebook: As papermill left it.
+        shown: The runs that it is drawn from: anchors of the figures and tables with them, by digest.
+        functions: Links to the functions that it calls.
+    """
     told = notebook.metadata["riembn"]
-    named = used(notebook)
     kept = {digest: run for folder in stores(root, told["profile"])[::-1] for digest, run in runs(folder).items()}
-    if gone := named - kept.keys():
+    if gone := shown.keys() - kept.keys():
         raise BookError(
-            f"{page.name}: drawn from {len(named)} runs, of which {len(gone)} have no record any more; "
+            f"{page.name}: drawn from {len(shown)} runs, of which {len(gone)} have no record any more; "
             f"run it again: ci/book {page.name}"
         )
-    mine = [run for digest, run in kept.items() if digest in named]
+    mine = [run for digest, run in kept.items() if digest in shown]
     declared = parameters(page, notebook)
     uses = [f"Functions used on this page: {functions}."] if functions else []
     strip = _strip(notebook, mine, text_date(root, page))
-    return "\n\n".join([*uses, strip, _rerun(page, declared), _origin(notebook, mine)])
+    return "\n\n".join([*uses, strip, _rerun(page, declared), _origin(notebook, mine, shown)])
 
 
 def text_date(root: Path, page: Page) -> str:
@@ -161,7 +170,7 @@ def _rerun(page: Page, declared: list[Parameter]) -> str:
     )
 
 
-def _origin(notebook: NotebookNode, mine: list[Run]) -> str:
+def _origin(notebook: NotebookNode, mine: list[Run], shown: Mapping[str, Sequence[str]]) -> str:
     told = notebook.metadata["riembn"]
     where = told["environment"]
     device = where["cpu"] if where["device"] == "cpu" else where["device"]
@@ -180,7 +189,7 @@ def _origin(notebook: NotebookNode, mine: list[Run]) -> str:
             ("recorded on", f"{devices}; commit {commits}"),
         ]
     items = [f"{name}\n: {text}\n" for name, text in rows]
-    lines = [*items, *_listed(mine)]
+    lines = [*items, *_listed(mine, shown)]
     return "\n".join(
         [
             '<span id="origin"></span>',
@@ -194,16 +203,27 @@ def _origin(notebook: NotebookNode, mine: list[Run]) -> str:
     )
 
 
-def _listed(mine: list[Run]) -> list[str]:
-    """The recorded runs, each with its file."""
+def _listed(mine: list[Run], shown: Mapping[str, Sequence[str]]) -> list[str]:
+    """The recorded runs, each with its file and with what is drawn from it."""
     if not mine:
         return []
+
+    def link(anchor: str) -> str:
+        return f'<a href="#{anchor}">{anchor.partition("-")[2]}</a>'
+
+    places = {run.name: ", ".join(map(link, shown[run.digest])) for run in mine}
+    alike = len(set(places.values())) == 1
+    head = ("run", *([] if alike else ["shown in"]), "commit", "training")
     links = [
-        (f'<a href="../_static/runs/{run.name}.json" download="">{run.name}</a>', run.commit, duration(run.seconds))
+        (
+            f'<a href="../_static/runs/{run.name}.json" download="">{run.name}</a>',
+            *([] if alike else [places[run.name]]), run.commit, duration(run.seconds),
+        )  # fmt: skip
         for run in sorted(mine, key=lambda run: run.name)
     ]
     whole = '<a href="../_static/records.zip" download="">All records of the book in one file</a>'
-    return [table(("run", "commit", "training"), links), "", f"{whole}, with what each field means.", ""]
+    same = [f"Each is shown in {places[mine[0].name]}.", ""] if alike else []
+    return [*same, table(head, links), "", f"{whole}, with what each field means.", ""]
 
 
 def commit(where: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from riembn.pages.chapter import RUNS
 from website import networks, tables
 from website.archive import archive, citation
 from website.contents import BookError, Page
@@ -50,12 +49,12 @@ def stage(root: Path, pages: Sequence[Page], profile: str) -> None:
 def _around(root: Path, page: Page, notebook: NotebookNode, known: dict[str, str]) -> dict[str, bytes]:
     """Add to a chapter, in place, what a page has and a notebook has not; the files that go with it."""
     functions = links(calls(notebook, known), known)
-    end = nbformat.v4.new_markdown_cell(ending(root, page, notebook, functions), id="generated-ending")
-    files = linked(page, notebook, len(used(notebook)))
+    numbers = linked(page, notebook)
+    end = nbformat.v4.new_markdown_cell(
+        ending(root, page, notebook, numbers.shown, functions), id="generated-ending"
+    )
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            # told to us, not to the reader
-            cell.outputs = [out for out in cell.outputs if RUNS not in out.get("data", {})]
             tags = cell.metadata.setdefault("tags", [])
             if "injected-parameters" in tags:
                 tags.append("remove-cell")  # the ending says it
@@ -65,7 +64,7 @@ def _around(root: Path, page: Page, notebook: NotebookNode, known: dict[str, str
             cell.source = cell.source.replace(MAP, chapter_map(root))
     opened(root, page, notebook)
     notebook.cells.append(end)
-    return files
+    return numbers.files
 
 
 def _only_shows(source: str) -> bool:

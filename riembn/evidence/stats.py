@@ -136,7 +136,7 @@ def compare(
         is asked; ``detectable``, the true difference that such a design finds with a probability of 80 %, corrected
         alike; ``verdict``: better, worse, equivalent within the margin, undecided, or not asked (then the two columns
         before it are NaN). Differences that are equal to rounding do not say how far they spread: their interval is
-        infinite, and their p is 1.
+        infinite, and their p is 1. ``attrs["runs"]`` has the digests of the runs, where the frame has them.
 
     Raises:
         ValueError: If a group lacks a seed or has one twice, or the baseline or what is asked is missing.
@@ -171,7 +171,9 @@ def compare(
     settled = settle([found[place] for place in places], [question] * len(places))
     answers = pandas.DataFrame([dataclasses.asdict(one) for one in settled], index=places)
     answers = answers[["p_holm", "detectable", "verdict"]].reindex(table.index)
-    return table.join(answers.fillna({"verdict": NOT_ASKED}))
+    table = table.join(answers.fillna({"verdict": NOT_ASKED}))
+    table.attrs["runs"] = list(frame.get("digest", ()))
+    return table
 
 
 def _is_asked(cell: Mapping[str, Any], asked: Mapping[str, Collection[Any]]) -> bool:

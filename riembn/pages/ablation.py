@@ -13,7 +13,6 @@ from riembn.evidence.designs import core_hours
 from riembn.evidence.readings import Untested
 from riembn.experiment.presets import method_settings
 from riembn.experiment.store import Store
-from riembn.pages import chapter
 from riembn.pages.draw import dots, figure, legend
 from riembn.pages.names import FIELDS, MEASURES, axis_text, field_text, setting_text, value_text
 from riembn.pages.page import show, table, typeset
@@ -50,8 +49,8 @@ def design(study: Study, frame: pd.DataFrame) -> None:
         pandas.DataFrame(rows),
         caption=f"What was run: {one.network} × {one.width:g}, {images}, {one.epochs} epochs, {how}.",
         formats={"hours, all runs": "{:.2f}"},
+        runs=frame["digest"],
     )
-    chapter.used(frame)
 
 
 def ablation(
@@ -108,6 +107,7 @@ def ablation(
         "of comparisons is about differences, seed by seed.",
         alt=f"{shown[0].upper()}{shown[1:]}, for {', '.join(look(m).label for m in methods)}. "
         "The table of comparisons has the numbers.",
+        runs=ends["digest"],
     )
 
 
@@ -129,6 +129,7 @@ def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name
         "after Holm's correction; smallest true difference that 80 % of such designs find.",
         formats={"p, Holm": "{:.2g}", "detectable": "{:.2g}"},
         name=name,
+        runs=found.attrs.get("runs", ()),
     )
 
 
@@ -171,6 +172,7 @@ def differences(
         caption=f"{baseline_text(study)} subtracted, seed by seed: mean difference, 95 % interval, verdict after "
         f"Holm's correction for the {len(first)} comparisons of a column.",
         name=name,
+        runs=frame["digest"],
     )
 
 

@@ -18,14 +18,9 @@ import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
-
-if TYPE_CHECKING:
-    import pandas
+from typing import Any, get_args, get_origin
 
 PROFILES = ("smoke", "laptop", "paper")
-RUNS = "application/vnd.riembn.runs+json"
-"""The kind of output by which ``used`` tells the builder of the page about runs."""
 
 
 def check(namespace: dict[str, Any], **choices: Iterable[Any]) -> None:
@@ -147,25 +142,6 @@ def benchmarks(command: str, device: str) -> dict[str, dict[str, Any]]:
         )
     order = [device, *(name for name in found if name != device)]
     return {name: json.loads(found[name].read_text(encoding="utf-8")) for name in order}
-
-
-def used(frame: pandas.DataFrame) -> None:
-    """Say at the end of the page which runs it is drawn from.
-
-    Args:
-        frame: What ``sweep`` returned, or a part of it: the columns ``digest`` and ``seed`` are read.
-
-    Raises:
-        ValueError: If a run has no seed: its result could not be had again.
-    """
-    from IPython.display import display
-
-    runs = frame[["digest", "seed"]].drop_duplicates()
-    if runs.isna().any(axis=None):
-        raise ValueError("used: a run without digest or seed; show results of recorded runs only.")
-    seeds = sorted({int(seed) for seed in runs["seed"]})
-    told = {"digests": sorted(map(str, runs["digest"])), "seeds": seeds}
-    display({RUNS: told, "text/plain": f"Drawn from {len(runs)} runs, seeds {seeds}."}, raw=True)
 
 
 def repository(caller: str) -> Path:

@@ -24,9 +24,21 @@ from riembn.pages.draw import told
 from riembn.pages.palette import IN_CSS
 
 DATA = "application/vnd.riembn.data+json"
-"""The kind of output by which a figure or table hands its numbers to the builder of the page."""
+"""The kind of output by which a figure or table hands its name, numbers and runs to the builder of the page."""
 
 _HOVER_POINTS = 3000  # of one figure; a denser curve is thinned for the page, never in its CSV file
+
+
+def behind(name: str | None, numbers: str, runs: Iterable[str] = ()) -> dict[str, Any]:
+    """What the builder of the page is told of a figure or table: its name, its numbers as CSV, digests of its runs.
+
+    Raises:
+        ValueError: If a run has no digest.
+    """
+    digests = set(runs)
+    if not all(isinstance(digest, str) for digest in digests):
+        raise ValueError("runs: one has no digest; give those of recorded runs, as `Study.frame` has them.")
+    return {"name": name, "csv": numbers, "runs": sorted(digests)}
 
 
 def series(fig: Figure) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from riembn.pages.drawn import DATA, csv_text
+from riembn.pages.drawn import DATA, behind, csv_text
 from riembn.pages.page import _FIGURE_CSS, json_script
 from riembn.pages.palette import BLUE, IN_CSS, INK, PAPER
 
@@ -107,7 +107,7 @@ class Globe:
             f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
         rows = [(item["kind"], item["label"], *point) for item in self._items for point in item["points"]]
-        told = {"name": name, "csv": csv_text(("kind", "label", "x", "y", "z"), rows)}
+        told = behind(name, csv_text(("kind", "label", "x", "y", "z"), rows))
         display({"text/html": page, "text/plain": f"{caption} {alt}", DATA: told}, raw=True)
 
     def _add(

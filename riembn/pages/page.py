@@ -11,7 +11,7 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from riembn.pages.draw import legend, spread_labels
-from riembn.pages.drawn import DATA, as_csv, csv_text, hover, scene
+from riembn.pages.drawn import DATA, as_csv, behind, csv_text, hover, scene
 from riembn.pages.palette import IN_CSS, STYLE, look
 from riembn.pages.ticks import plain_numbers
 
@@ -52,7 +52,9 @@ _TABLE_CSS = """<style>
 _HYPHENATED = re.compile(r"(?<![\w-])\w[\w.]*(?:-[\w.]+)+(?![\w-])")  # a name such as wrn-28-10 stays in its line
 
 
-def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone: bool = True) -> None:
+def show(
+    fig: Figure, *, caption: str, alt: str, name: str | None = None, phone: bool = True, runs: Iterable[str] = ()
+) -> None:
     """Put a figure on the page, with a caption for all readers and a text for those who do not see it.
 
     Args:
@@ -61,9 +63,10 @@ def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone:
         alt: What the figure shows, in a sentence or two, for a screen reader.
         name: The anchor of the figure: ``name="drift"`` is reached by ``#fig-drift``.
         phone: Draw it a second time for phones, panels of a row stacked. False: let phones scroll.
+        runs: Digests of the recorded runs that it is drawn from: ``frame["digest"]``.
 
     Raises:
-        ValueError: If ``caption`` or ``alt`` is empty.
+        ValueError: If ``caption`` or ``alt`` is empty, or a run has no digest.
     """
     from IPython.display import display
 
@@ -83,7 +86,7 @@ def show(fig: Figure, *, caption: str, alt: str, name: str | None = None, phone:
         f"{json_script({**points, 'drawings': scenes})}</div>"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
-    told = {"name": name, "csv": numbers}
+    told = behind(name, numbers, runs)
     display({"text/html": page, "text/plain": f"{caption} {alt}", DATA: told}, raw=True)
 
 
@@ -100,6 +103,7 @@ def table(
     caption: str,
     formats: dict[str, str | Callable[[Any], str]] | None = None,
     name: str | None = None,
+    runs: Iterable[str] = (),
 ) -> None:
     """Put a data frame on the page; a wide one scrolls on its own, and the index is left out.
 
@@ -109,6 +113,10 @@ def table(
         caption: What the numbers are, with their unit.
         formats: For a column a format such as ``"{:.2f}"``, or a function from the value to its text.
         name: Of the file with its numbers; otherwise the page counts its tables.
+        runs: Digests of the recorded runs that it is drawn from: ``frame["digest"]``.
+
+    Raises:
+        ValueError: If a run has no digest.
     """
     from IPython.display import display
 
@@ -139,7 +147,7 @@ def table(
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     numbers = csv_text([str(name) for name in frame.columns], frame.itertuples(index=False))
-    told = {"name": name, "csv": numbers}
+    told = behind(name, numbers, runs)
     display({"text/html": page, "text/plain": frame.to_string(index=False), DATA: told}, raw=True)
 
 

@@ -45,4 +45,5 @@ def tuning(study: Study, store: Store | str | Path) -> None:
         caption=f"What the tuning chose, on {study.holdout:,} held-out images: {seeds}. "
         "A best rate at the edge of its grid may be bettered beyond it.",
         formats={study.tune_by.replace("_", " "): "{:.3g}"},
+        runs=[config.digest() for config in study.tuning()],
     )
