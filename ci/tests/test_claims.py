@@ -220,13 +220,13 @@ def tuning(method, scores, later=None, **fields):
 
 def test_verdict_says_which_settings_it_is_about():
     preset_rates = against_sgd("sgd-g", 1.0)
-    assert said("C1", preset_rates).headline.startswith("NOT SUPPORTED, at preset rates (1 of 1")
+    assert said("C1", preset_rates).headline.startswith("NOT SUPPORTED, at preset rates (1 comparison")
     grids = tuning("sgd", {0.05: 9.0, 0.4: 8.0, 0.8: 9.0}) + tuning("sgd-g", {0.3: 9.0, 0.6: 7.0, 1.2: 8.0})
     tuned = [made_up(seed=s, lr=0.4) for s in range(5)]
     tuned += [made_up("sgd-g", s, lr=0.6, test_error=9 + SPREAD[s]) for s in range(5)]
     assert said("C1", tuned).verdict == NOT_TESTED  # at rates that nobody chose
     verdict = said("C1", preset_rates + grids + tuned)
-    assert verdict.headline.startswith("SUPPORTED, tuned, 3 tries each (1 of 1")
+    assert verdict.headline.startswith("SUPPORTED, tuned, 3 tries each (1 comparison")
     assert [finding.answer for finding in verdict.findings] == ["supported", ""]
     assert "SGD-G at rate 0.6 minus SGD at rate 0.4" in str(verdict.findings[0])
 
@@ -294,7 +294,7 @@ def test_rates_of_this_projects_own_choice_are_said_to_be_so():
     own = [run for run in runs if run["lr"].iloc[0] in (0.05, 0.1) and run["method"].iloc[0] == "sgd"]
     own += [run for run in runs if run["lr"].iloc[0] == 0.05]
     assert said("P3b", own).headline.startswith("NOT SUPPORTED, at a rate of our own choice")
-    assert said("P3b", runs).headline.startswith("SUPPORTED, at preset rates (2 of 2")
+    assert said("P3b", runs).headline.startswith("SUPPORTED, at preset rates (2 comparisons")
 
 
 # --- ablations -----------------------------------------------------------------------------------------------
@@ -328,11 +328,11 @@ def test_ablations_of_tuned_runs_are_each_at_their_own_rate():
     runs = tuning("sgd-g", {0.2: 9.0, 0.4: 8.0, 0.8: 9.0}, grad_clip=0.1)
     runs += tuning("sgd-g", {0.05: 9.0, 0.1: 8.0, 0.2: 9.0}, grad_clip=None)
     runs += at(0.1, 0.4, 10.0) + at(None, 0.1, 11.0)
-    assert said("C5", runs).headline.startswith("SUPPORTED, tuned, 3 tries each (1 of 1")
+    assert said("C5", runs).headline.startswith("SUPPORTED, tuned, 3 tries each (1 comparison")
     # What is at equal settings is shown, and does not decide; at four times the tuned rate it asks for stability.
     runs += at(None, 0.4, 9.0) + at(0.1, 1.6, 10.0) + at(None, 1.6, 30.0)
     verdict = said("C5", runs)
-    assert verdict.headline.startswith("SUPPORTED, tuned, 3 tries each; at 4 × the tuned rate (2 of 2")
+    assert verdict.headline.startswith("SUPPORTED, tuned, 3 tries each; at 4 × the tuned rate (2 comparisons")
     assert len(verdict.findings) == 3
     # Another bound at the tuned rate: the one used must not be worse by more than the margin.
     near = said("C5", runs + at(0.3, 0.4, 9.95))
@@ -392,7 +392,7 @@ def test_plateaus_are_compared_at_matched_angles_where_there_are_any():
     assert "at angles 4 times SGD's" in unmatched.headline
     matched = staged("sgd-g", (-0.2, -0.2), angle=0.0105, lr=0.05)
     verdict = said("C4", sgd + at_preset + matched)
-    assert verdict.headline.startswith("NOT SUPPORTED, at matched angles (2 of 2")
+    assert verdict.headline.startswith("NOT SUPPORTED, at matched angles (2 comparisons")
     assert len(verdict.findings) == 4
 
 
