@@ -423,7 +423,7 @@ def test_build_that_is_ended_ends_all_it_started_and_keeps_what_was_done(book: P
         time.sleep(0.2)
     build.send_signal(signal.SIGTERM)
     # the pipes close when nobody is left to hold them
-    build.communicate(timeout=20)
+    build.communicate(timeout=60)
     assert build.returncode == 128 + signal.SIGTERM
     assert not [process for process in processes.psutil.process_iter() if processes._is_marked(process, book)]
     assert execute.is_current(book, first, "laptop") and not execute.is_current(book, second, "laptop")

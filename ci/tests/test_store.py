@@ -322,7 +322,7 @@ def test_lock_dies_with_its_process(tmp_path):
         with Store(tmp_path).lock(CONFIG.replace(seed=1)).acquire(timeout=0):
             pass  # another run is free
         holder.kill()
-    with Store(tmp_path).lock(CONFIG).acquire(timeout=5):
+    with Store(tmp_path).lock(CONFIG).acquire(timeout=30):
         pass
 
 
