@@ -13,6 +13,7 @@ from pretended import Pretended
 import riembn
 from riembn import evidence, pages
 from riembn.evidence.designs import DESIGNS
+from riembn.pages import chapter as pages_chapter
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
 # The cells of each chapter that show a block, and how many figures and verdicts they have to show.
@@ -22,7 +23,8 @@ CELLS = {
     "10-alpha": (["alpha-09", "alpha-09-other"], 2, 1),
     "11-plateau": (["plateau-09"], 2, 2),
     "12-table": (
-        ["table-12", "table-14", "table-split-runs", "table-color-runs", "table-size-runs", "table-yi-runs"], 6, 1
+        ["table-12", "table-14", "table-split-runs", "table-angle-run", "table-color-runs", "table-size-runs",
+         "table-yi-runs"], 7, 1
     ),
     "13-relatives": (["study", "compared", "decay-tuned"], 1, 0),
 }
@@ -40,7 +42,7 @@ def test_cells_that_wait_for_a_block_show_it(chapter, monkeypatch):
     monkeypatch.setattr(riembn, "Store", lambda path: store)
     monkeypatch.chdir(BOOK.parent)
     known = {
-        "riembn": riembn, "evidence": evidence, "pages": pages, "chapter": pages.chapter, "DESIGNS": DESIGNS,
+        "riembn": riembn, "evidence": evidence, "pages": pages, "chapter": pages_chapter, "DESIGNS": DESIGNS,
         "math": math, "np": numpy, "pandas": pandas, "stats": evidence.stats, "profile": "laptop", "store": store,
         "Store": riembn.Store,
     }  # fmt: skip
