@@ -44,12 +44,12 @@ def written(root: Path) -> Path:
 
 
 def test_each_network_is_a_line(tmp_path: Path) -> None:
-    head, _, *lines = tried(written(tmp_path), "timm").splitlines()
+    head, _, *lines = tried(written(tmp_path), "timm").replace("\N{NO-BREAK SPACE}", " ").splitlines()
     cells = [dict(zip(head.split(" | "), line.split(" | "), strict=True)) for line in lines]
-    assert [one["| network"] for one in cells] == ["| `one`", "| `none`", "| `late`"]
+    assert [one["| network"] for one in cells] == ["| `one`", "| `none`<br>4×9", "| `late`<br>1"]
     assert list(cells[0].values())[1:] == [
-        *("4×3×64×64", "150 of 152", "2, 4 channels", "98.7 %", "4", "1.3 s", "90 MB (4.5×)", "1e-01"),
-        *("122 of 152", "3e-14", "2e-02", "1 |"),
+        *("150 of 152", "2, 4 channels", "98.7 %", "1.3 s", "90 MB (4.5×)", "0.1"),
+        *("122 of 152, 1 wrong", "3e-14", "0.02 |"),
     ]
     assert cells[1]["rows span"] == "–" and cells[1]["memory"] == "1 MB" and cells[1]["tried"] == "all"
     assert cells[2]["weights"] == "not done in 240 s"
@@ -58,6 +58,7 @@ def test_each_network_is_a_line(tmp_path: Path) -> None:
 def test_summary_counts_what_was_tried_and_says_where(tmp_path: Path) -> None:
     text = summary(written(tmp_path))
     assert "Of 3 networks 2 were measured" in text and "153 weights" in text and "123 were tried" in text
+    assert "took 3 to 4 passes, 3 in 1 networks" in text
     assert "1 verdict came out wrong" in text and "at most 3e-14" in text and "by 2e-02 or more" in text
     assert "at commit 0123456, fedcba9; other work ran beside it" in text
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sphinx.ext.napoleon import GoogleDocstring
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
 from website import ebook, front, lean, news, opening, previews, reference  # noqa: E402
 from website.contents import Page, pages  # noqa: E402
-from website.docstrings import plain_to_rest  # noqa: E402
+from website.docstrings import _to_rest, plain_to_rest  # noqa: E402
 
 v4 = nbformat.v4
 
@@ -145,6 +146,19 @@ def test_names_in_docstrings_become_code_and_bars_and_stars_stay() -> None:
     assert plain_to_rest('*tuned*, "layer.*", "*.conv"') == '*tuned*, "layer.\\*", "\\*.conv"'
 
 
+def test_words_before_a_colon_are_no_type() -> None:
+    """Of what a function returns, and of an attribute, napoleon would make "A frame" the type."""
+
+    def rendered(what: str, *lines: str) -> str:
+        text = list(lines)
+        _to_rest(None, what, "thing", None, None, text)
+        return " ".join(str(GoogleDocstring(text, what=what)).split())
+
+    returns = rendered("function", "Does.", "", "Returns:", "    A frame: a row a run.")
+    assert returns == "Does. :returns: A frame: a row a run."
+    assert rendered("property", "Safe as a name: network, seed.") == "Safe as a name: network, seed."
+
+
 def test_line_under_the_title_offers_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = chapter(tmp_path, "# Title\n\n" + "word " * 1000, "chapter.records(profile)")
     (tmp_path / "book").mkdir()
@@ -161,7 +175,9 @@ def test_line_under_the_title_offers_what_there_is(tmp_path: Path, monkeypatch: 
     notebook = read(page)
     opening.opened(tmp_path, page, notebook)
     line = notebook.cells[0].source.splitlines()[2]
-    assert "12 s to run" in line and 'href="18-fork.html"' in line
+    assert "to run" not in line and 'href="18-fork.html"' in line
+    assert " min to read · 12 s to run · " in opening.timed(tmp_path, page.name, line)
+    assert " min to read · <a" in opening.timed(tmp_path, "10-other", line)
     assert "https://colab.research.google.com/github/some/book/blob/notebooks/09-thing.ipynb" in line
     assert "https://mybinder.org/v2/gh/some/book/notebooks?labpath=09-thing.ipynb" in line
 

@@ -13,7 +13,10 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def _to_rest(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = [plain_to_rest(line) for line in lines]
+    # The result as a field, and no colon in the first line of an attribute: else what is before it becomes a type.
+    lines[:] = [":returns:" if line == "Returns:" else plain_to_rest(line) for line in lines]
+    if what in ("attribute", "data", "property") and lines:
+        lines[:1] = re.sub(r" (?=[^ :]+: )", "\n", lines[0], count=1).split("\n")
 
 
 def plain_to_rest(line: str) -> str:

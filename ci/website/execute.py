@@ -137,7 +137,8 @@ def _command(source: str, output: str, profile: str) -> list[str]:
     limit = CELL_LIMIT[profile]
     return [
         *("papermill", source, output, "-p", "profile", profile),
-        *("--cwd", ".", "--no-progress-bar", "--autosave-cell-every", "30"),
+        # else it writes the whole notebook before and after each cell, which takes longer than all else that it does
+        *("--cwd", ".", "--no-progress-bar", "--no-request-save-on-cell-execute"),
         *(("--execution-timeout", str(limit)) if limit else ()),
     ]
 

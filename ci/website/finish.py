@@ -11,7 +11,7 @@ from pathlib import Path
 from website.contents import pages
 from website.lean import keep_used_icons
 from website.news import feed, moved, signpost
-from website.opening import portable
+from website.opening import portable, timed
 from website.previews import previews
 
 _ASSET = re.compile(r'((?:href|src)=")((?:[^"?:#]*/)?_static/[^"?#]+\.(?:css|js))(?:\?v=\w+)?"')
@@ -26,6 +26,8 @@ def finish(root: Path, site: Path) -> None:
     for page in (page for page in pages(root) if page.is_chapter):
         # to take along: what Sphinx puts here has all figures of the page in it a second time
         (site / "_sources" / f"{page.document}.ipynb").write_bytes(portable(page))
+        rendered = site / f"{page.document}.html"
+        rendered.write_text(timed(root, page.name, rendered.read_text(encoding="utf-8")), encoding="utf-8")
     keep_used_icons(site)
     (site / "_static" / "previews-data.js").write_text(previews(site), encoding="utf-8")
     _version_assets(site)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from website.endings import table
@@ -14,9 +15,11 @@ __all__ = ["SOURCES", "summary", "tried"]
 SOURCES = ("torchvision", "timm", "riembn")
 
 _HEAD = (
-    *("network", "example", "weights", "rows span", "of all numbers", "passes", "time", "memory"),
-    *("with its own ε", "tried", "largest change of those on the sphere", "smallest of the others", "wrong"),
+    *("network", "weights", "rows span", "share", "time", "memory", "own ε"),
+    *("tried", "largest change", "smallest change"),
 )
+_NB = "\N{NO-BREAK SPACE}"
+_USUAL = [4, 3, 64, 64]  # an example that is not named
 
 
 def summary(root: Path) -> str:
@@ -28,13 +31,15 @@ def summary(root: Path) -> str:
     wrong = sum(len(one["wrong"]) for one in checks)
     largest = max(c for one in checks if (c := one["invariant"]["largest_change"]) is not None)
     smallest = min(c for one in checks if (c := one["rest"]["smallest_change"]) is not None)
+    passes = sorted(one["passes"] for one in networks if "error" not in one)
+    usual = median_low(passes)
     commits = ", ".join(sorted({one["commit"][:7] for one in networks}))
     busy = "" if where["quiet"] else "; other work ran beside it, so take no time as final"
     return (
         f"Of {len(networks)} networks {len(checks)} were measured. They have {of:,} weights of two or more dimensions. "
         f"Of these {tried:,} were tried, and {wrong or 'no'} verdict{'s' * (wrong > 1)} came out wrong. "
         f"The output changed by at most {largest:.0e} for a weight on the sphere, and by {smallest:.0e} or more for "
-        f"any other.\n\n"
+        f"any other. A split took {passes[0]} to {passes[-1]} passes, {usual} in {passes.count(usual)} networks.\n\n"
         f"Measured on {where['cpu']}, threads: {where['threads']}, with torch {where['torch']}, "
         f"torchvision {where['versions']['torchvision']}, timm {where['versions']['timm']}, at commit {commits}{busy}."
     )
@@ -46,34 +51,36 @@ def tried(root: Path, source: str) -> str:
 
 
 def _line(one: Mapping[str, Any]) -> tuple[str, ...]:
-    example = "×".join(map(str, one["example"]))
+    name = f"`{one['name']}`"
+    if one["example"] != _USUAL:
+        name += f"<br>{'×'.join(map(str, one['example']))}"
     if "error" in one:
-        return (f"`{one['name']}`", example, one["error"], *("–",) * (len(_HEAD) - 3))
+        return (name, one["error"], *("–",) * (len(_HEAD) - 2))
     on, off = one["check"]["invariant"], one["check"]["rest"]
-    sampled = f"{on['tried'] + off['tried']} of {on['of'] + off['of']}"
+    count, of = (on[key] + off[key] for key in ("tried", "of"))
+    sampled = "all" if count == of else f"{count} of {of}"
+    if wrong := len(one["check"]["wrong"]):
+        sampled += f", {wrong} wrong"
     peak = "–"
     if one["peak_bytes"]:
         times = f" ({one['peak_bytes'] / one['weight_bytes']:.1f}×)" if one["weight_bytes"] > 1e7 else ""
-        peak = f"{one['peak_bytes'] / 1e6:.0f} MB{times}"
+        peak = f"{one['peak_bytes'] / 1e6:.0f}{_NB}MB{times}"
     return (
-        f"`{one['name']}`",
-        example,
-        f"{one['invariant']} of {one['weights']}",
+        name,
+        f"{one['invariant']}{_NB}of{_NB}{one['weights']}",
         ", ".join(one["granularities"]).replace(" channels, ", ", ") or "–",
-        f"{100 * one['share']:.1f} %",
-        str(one["passes"]),
-        f"{one['cpu_seconds']:.1f} s",
+        f"{100 * one['share']:.1f}{_NB}%",
+        f"{one['cpu_seconds']:.1f}{_NB}s",
         peak,
         _change(one.get("own_eps_change")),
-        "all" if on["tried"] + off["tried"] == on["of"] + off["of"] else sampled,
+        sampled,
         _change(on["largest_change"]),
         _change(off["smallest_change"]),
-        str(len(one["check"]["wrong"])),
     )
 
 
 def _change(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0e}"
+    return "–" if value is None else f"{value:.0e}" if value < 0.001 else f"{value:.1g}"
 
 
 def _record(root: Path) -> dict[str, Any]:

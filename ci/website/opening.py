@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from website.contents import Page
 
 _WORDS_A_MINUTE = 200  # of text with formulas
+_TIME = "<!-- seconds -->"
 
 
 def repository() -> str | None:
@@ -24,9 +25,7 @@ def repository() -> str | None:
 
 def opened(root: Path, page: Page, notebook: NotebookNode) -> None:
     """Put the line under the title, in place."""
-    items = [f"{reading_minutes(notebook)} min to read"]
-    if seconds := recorded_times(root).get(page.name, {}).get("chapter"):
-        items.append(f"{round(seconds)} s to run")
+    items = [f"{reading_minutes(notebook)} min to read{_TIME}"]
     items.append(f'<a href="../_sources/book/{page.name}.ipynb" download="">notebook</a>')
     if address := repository():
         name = address.split("://")[-1].partition("/")[2]
@@ -39,6 +38,12 @@ def opened(root: Path, page: Page, notebook: NotebookNode) -> None:
     line = f'<p class="about-page">{" · ".join(items)}</p>'
     title = notebook.cells[0]
     title.source = re.sub(r"\A(# .*\n)", lambda found: f"{found[0]}\n{line}\n", title.source + "\n", count=1).rstrip()
+
+
+def timed(root: Path, name: str, text: str) -> str:
+    """A rendered page with how long its chapter runs, which is not staged: new times need no new rendering."""
+    seconds = recorded_times(root).get(name, {}).get("chapter")
+    return text.replace(_TIME, f" · {round(seconds)} s to run" if seconds else "", 1)
 
 
 def reading_minutes(notebook: NotebookNode) -> int:

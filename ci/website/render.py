@@ -31,7 +31,8 @@ def render(root: Path) -> tuple[Path, bool]:
     build = root / "_build"
     site, work, stamp = build / "html", build / "site", build / "html.inputs"
     config = yaml.safe_dump(_config(root), allow_unicode=True)
-    inputs = _digest(root, config + package_digest(root), sorted((build / "book").rglob("*")))
+    staged = sorted((build / "book").rglob("*"))
+    inputs = _digest(root, config + package_digest(root), [*staged, root / "book" / "times.json"])
     if site.is_dir() and stamp.is_file() and stamp.read_text(encoding="utf-8") == inputs:
         return site, False
     _keep_doctrees(work, _structure(root, config))

@@ -67,6 +67,8 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
         plain=(frame[list(_CONTROLS)] == list(_CONTROLS.values())).all(axis=1),
     )
     frame = frame.assign(curve=_spelled(frame, [*_CELL, *OF_METHOD]))
+    # Text of pandas' own kind makes each column a block, and every choice of rows copies block by block.
+    frame = frame.astype(dict.fromkeys(frame.columns[frame.dtypes == "str"], object)).copy()
     # Two records may be one run, evaluated at other epochs.
     frame = frame[frame["digest"] == frame.groupby(["curve", "seed"])["digest"].transform("first")]
     is_tuning = frame["seed"].isin(TUNING_SEEDS)
@@ -96,7 +98,7 @@ def cells(runs: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame]]:
         apart = [field for field in _CELL if field in named and ones[field].nunique(dropna=False) > 1]
         for _, alike in named.groupby("cell", sort=False):
             said = [_field(field, alike[field].iloc[0]) for field in apart]
-            yield ", ".join([name, *said]), alike.drop(columns=named_alone)
+            yield ", ".join([name, *said]), alike.drop(columns=named_alone).copy()
 
 
 def curves(runs: pandas.DataFrame, method: str) -> list[pandas.DataFrame]:
