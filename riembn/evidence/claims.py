@@ -121,18 +121,14 @@ class Verdict:
         return tuple(finding for finding in self.findings if finding.settled)
 
     @property
-    def counts(self) -> str:
-        """How many comparisons say what; empty where none decides."""
-        answers = [finding.answer for finding in self.deciding]
-        if len(set(answers)) == 1:
-            return "1 comparison" if len(answers) == 1 else f"{len(answers)} comparisons"
-        return ", ".join(f"{answers.count(a)} {a}" for a in dict.fromkeys(answers))
-
-    @property
     def headline(self) -> str:
         """The verdict in one line: what, at which settings, and by how many comparisons."""
+        answers = sorted((finding.answer for finding in self.deciding), key=lambda answer: answer == "undecided")
+        counts = ", ".join(f"{answers.count(a)} {a}" for a in dict.fromkeys(answers))
+        if len(set(answers)) == 1:
+            counts = "1 comparison" if len(answers) == 1 else f"{len(answers)} comparisons"
         said = ", ".join(filter(None, [self.verdict.upper(), self.at]))
-        return said + (f" ({self.counts})" if self.counts else "")
+        return said + (f" ({counts})" if counts else "")
 
 
 def judge(frame: pandas.DataFrame) -> list[Verdict]:
