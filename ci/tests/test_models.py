@@ -438,6 +438,14 @@ def test_an_added_network_is_built_by_its_name(added: Networks) -> None:
     assert added["plain"] is Line
 
 
+def test_a_networks_argument_may_be_its_width(added: Networks) -> None:
+    added["tiny"] = lambda width, *, num_classes, in_channels: nn.Linear(int(width), num_classes)
+    assert added.takes("tiny-8") == frozenset()
+    assert build("tiny-8", num_classes=2, in_channels=1).in_features == 8
+    with pytest.raises(ValueError, match="'tiny-8', which takes no width; give 1"):
+        build("tiny-8", num_classes=2, in_channels=1, width=0.5)
+
+
 def needs_argument(argument: str, *, num_classes: int, in_channels: int) -> str:
     return "no module"
 

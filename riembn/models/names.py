@@ -56,7 +56,7 @@ class Networks(OpenTable[Make]):
 
     A name is ``KEY`` or ``KEY-ARGUMENT``: ``mixer`` is made by ``make_mixer(num_classes=…, in_channels=…)``,
     ``mixer-8`` by ``make_mixer("8", num_classes=…, in_channels=…)``, with ``width=`` and ``dropout=`` too if it
-    has parameters of these names. Where two keys fit a name, the longer one counts.
+    has parameters of these names besides. Where two keys fit a name, the longer one counts.
 
     Raises:
         ValueError: When the package's own entry would be replaced, or a name is spelled as none may be.
@@ -101,13 +101,19 @@ class Networks(OpenTable[Make]):
 
     def takes(self, name: str) -> frozenset[str]:
         """Which of ``width`` and ``dropout`` the network of a name can be given."""
-        _, make, _ = self.resolve(name)
-        return frozenset({"width", "dropout"} & inspect.signature(make).parameters.keys())
+        _, make, argument = self.resolve(name)
+        signature = inspect.signature(make)
+        filled = signature.bind_partial(*_positional(argument)).arguments  # may be called "width" itself
+        return frozenset({"width", "dropout"} & (signature.parameters.keys() - filled.keys()))
+
+
+def _positional(argument: str | None) -> list[str]:
+    return [] if argument is None else [argument]
 
 
 def _can_be_called(make: Make, argument: str | None) -> bool:
     try:
-        inspect.signature(make).bind(*([] if argument is None else [argument]), num_classes=2, in_channels=1)
+        inspect.signature(make).bind(*_positional(argument), num_classes=2, in_channels=1)
     except TypeError:
         return False
     return True
@@ -151,7 +157,7 @@ def build(
             settings[name] = value
         elif value != neutral:
             raise ValueError(f"build: {name}={value!r} with {network!r}, which takes no {name}; give {neutral:g}.")
-    model = make(*([] if argument is None else [argument]), **settings)
+    model = make(*_positional(argument), **settings)
     if not isinstance(model, nn.Module):
         raise TypeError(f"build: network {network!r} was made as {type(model).__name__}; return a torch.nn.Module.")
     return model
