@@ -25,7 +25,7 @@ ONE = {
 NONE = {
     **{"name": "none", "source": "timm", "example": [4, 9], "commit": "0123456789abcdef"},
     **{"weights": 1, "invariant": 0, "granularities": [], "share": 0.0},
-    **{"passes": 3, "cpu_seconds": 0.1, "weight_bytes": 400, "peak_bytes": 1_000_000},
+    **{"passes": 3, "cpu_seconds": 0.1, "weight_bytes": 400, "peak_bytes": 1_000_000, "own_eps_change": 0.0},
     "check": {
         "invariant": {"of": 0, "tried": 0, "rows": 0, "largest_change": None},
         "rest": {"of": 1, "tried": 1, "smallest_change": 0.5},
@@ -52,6 +52,7 @@ def test_each_network_is_a_line(tmp_path: Path) -> None:
         *("122 of 152, 1 wrong", "3e-14", "0.02 |"),
     ]
     assert cells[1]["rows span"] == "–" and cells[1]["memory"] == "1 MB" and cells[1]["tried"] == "all"
+    assert cells[1]["own ε"] == "0" and cells[1]["largest change"] == "–"
     assert cells[2]["weights"] == "not done in 240 s"
 
 

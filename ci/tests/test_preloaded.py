@@ -47,6 +47,15 @@ def test_arguments_streams_folder_and_environment_are_those_of_who_asked(python,
     assert done.stderr == f"['one', 'two'] him {tmp_path} hello\n" and not done.stdout and not done.returncode
 
 
+def test_it_finds_modules_where_who_asked_does(python, tmp_path):
+    (tmp_path / "elsewhere.py").write_text("print('found')", encoding="utf-8")
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(tmp_path)])
+    done = subprocess.run(
+        [*python, "elsewhere"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.stdout == "found\n"
+
+
 def test_it_has_its_imports_and_not_the_scripts_folder(python):
     done = subprocess.run([*python, "loaded"], capture_output=True, text=True)
     assert done.stdout == "True False\n"

@@ -7,11 +7,12 @@ import functools
 import http.server
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from website.check import check
 from website.contents import BookError, Page, pages, select
-from website.execute import CELL_LIMIT, is_current, keep_times, run
+from website.execute import CELL_LIMIT, Python, forking, is_current, keep_times, run
 from website.offprint import print_pages
 from website.processes import alone
 from website.render import epub, render
@@ -70,11 +71,12 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 
 def _build(root: Path, book: list[Page], chapters: list[Page], named: list[Page], profile: str) -> Path:
     stale = [page for page in chapters if page in named or not is_current(root, page, profile)]
-    if stale:
-        print(f"Running {len(stale)} of {len(chapters)} chapters, profile {profile}", flush=True)
-        run(root, stale, profile)
-    stage(root, book, profile)
-    site, is_new = render(root)
+    with forking(root) if stale else nullcontext(Python()) as python:
+        if stale:
+            print(f"Running {len(stale)} of {len(chapters)} chapters, profile {profile}", flush=True)
+            run(root, stale, profile, python)
+        stage(root, book, profile)
+        site, is_new = render(root, python.command)
     if is_new:
         check(root, book)
     return site

@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +62,22 @@ def is_current(root: Path, page: Page, profile: str) -> bool:
     return told.get("records") == records_digest(root, page, profile, used(notebook))
 
 
-def run(root: Path, chapters: Sequence[Page], profile: str) -> None:
+@dataclass(frozen=True)
+class Python:
+    """How a module is started: what comes before its name, and variables by which papermill finds its kernel."""
+
+    command: Sequence[str] = (sys.executable, "-m")
+    kernel: Mapping[str, str] = field(default_factory=dict)
+
+
+def run(root: Path, chapters: Sequence[Page], profile: str, python: Python) -> None:
     """Run chapters through papermill, each in a process of its own; one that ran to its end is kept at once."""
-    if not chapters:
-        return
     _forget_other_packages_runs(root)
     # Longest first, so that the two ends of the line meet.
     longest = sorted(chapters, key=lambda page: -times(root, page, profile).get("chapter", 1e9))
-    with (
-        ThreadPoolExecutor(AT_ONCE + 1) as pool,
-        _python(root) as (python, kernel),
-        ThreadPoolExecutor(AT_ONCE) as kernels,
-    ):
-        told = pool.submit(_environment, root, python)
-        waiting = {kernels.submit(_run_one, root, page, profile, python, kernel): page for page in longest}
+    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(AT_ONCE) as kernels:
+        told = pool.submit(_environment, root, python.command)
+        waiting = {kernels.submit(_run_one, root, page, profile, python): page for page in longest}
         try:
             for done in as_completed(waiting):
                 page = waiting[done]
@@ -99,10 +102,10 @@ def _forget_other_packages_runs(root: Path) -> None:
 
 
 @contextmanager
-def _python(root: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
-    """How a module is started, and variables by which papermill finds its kernel: see `preloaded`, on Linux."""
+def forking(root: Path) -> Iterator[Python]:
+    """A Python with its imports behind it, on Linux: see `preloaded`."""
     if sys.platform != "linux":
-        yield [sys.executable, "-m"], {}
+        yield Python()
         return
     ours = environment(root)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +121,7 @@ def _python(root: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
                     if server.poll() is not None:
                         raise BookError(f"The process that imports for all chapters has ended ({server.returncode}).")
                     time.sleep(0.02)
-                yield python, {"JUPYTER_PATH": os.pathsep.join([folder, ours["JUPYTER_PATH"]])}
+                yield Python(python, {"JUPYTER_PATH": os.pathsep.join([folder, ours["JUPYTER_PATH"]])})
             finally:
                 server.kill()
 
@@ -143,9 +146,7 @@ def _command(source: str, output: str, profile: str) -> list[str]:
     ]
 
 
-def _run_one(
-    root: Path, page: Page, profile: str, python: Sequence[str], kernel: dict[str, str]
-) -> tuple[str, float]:
+def _run_one(root: Path, page: Page, profile: str, python: Python) -> tuple[str, float]:
     """Digest of the code that ran, and seconds; the notebook lies in ``_unfinished``."""
     code = code_digest(root, page, profile)
     target = executed(root, page, profile)
@@ -154,9 +155,9 @@ def _run_one(
     output.unlink(missing_ok=True)
     started = time.monotonic()
     process = subprocess.Popen(
-        [*python, *_command(str(page.source.relative_to(root)), str(output.relative_to(root)), profile)],
+        [*python.command, *_command(str(page.source.relative_to(root)), str(output.relative_to(root)), profile)],
         cwd=root,
-        env=environment(root) | marked(root) | kernel,
+        env={**environment(root), **marked(root), **python.kernel},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -80,7 +80,9 @@ def _line(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _change(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0e}" if value < 0.001 else f"{value:.1g}"
+    if value is None:
+        return "–"
+    return f"{value:.0e}" if 0 < value < 0.001 else f"{value:.1g}"
 
 
 def _record(root: Path) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """A Python that has its imports behind it: ``python preloaded.py SOCKET MODULE ARGUMENTS`` as ``python -m MODULE``.
 
-A chapter takes two processes, papermill and its kernel, and both import for seconds before they do anything. Here one
-process imports it all once and forks for each of them. The process that was asked for stays as their deputy: it passes
-its streams, its environment and its folder on, forwards an interrupt, and ends with their exit code. So they are
-started, waited for and ended as any others. This file is run as a script, so that its imports are cheap.
+A chapter takes two processes, papermill and its kernel, and both import for seconds before they do anything; so does
+the renderer. Here one process imports it all once and forks for each of them. The process that was asked for stays as
+their deputy: it passes its streams, its environment and its folder on, forwards an interrupt, and ends with their exit
+code. So they are started, waited for and ended as any others. This file is run as a script, so that its imports are
+cheap.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def _become(asked: socket.socket, told: dict[str, Any], streams: list[int]) -> N
         os.environ.update(told["environment"])
         os.environ["JPY_PARENT_PID"] = str(os.getppid())  # a kernel ends with its parent, which is no longer papermill
         os.chdir(told["folder"])
+        named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:0] = [entry for entry in named if entry and entry not in sys.path]
         sys.argv = told["arguments"]
         asked.send(str(os.getpid()).encode())
         threading.Thread(target=_end_with, args=(asked,), daemon=True).start()

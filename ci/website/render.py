@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,15 @@ from website.digest import package_digest
 from website.ebook import readable
 from website.finish import finish
 from website.lean import unneeded
+from website.processes import marked
 
 
-def render(root: Path) -> tuple[Path, bool]:
+def render(root: Path, python: Sequence[str]) -> tuple[Path, bool]:
     """Build the site and put it in the place of the present one if it came out without a warning.
+
+    Args:
+        root: Of the repository.
+        python: What comes before the name of a module to have it run.
 
     Returns:
         ``_build/html``, and whether anything was rendered: nothing is, where nothing changed.
@@ -37,7 +43,7 @@ def render(root: Path) -> tuple[Path, bool]:
         return site, False
     _keep_doctrees(work, _structure(root, config))
     try:
-        _sphinx(root, config, work, "html")
+        _sphinx(root, config, work, "html", python)
         rendered = work / "_build" / "html"
         if not rendered.is_dir():
             raise BookError("The renderer ended without a site.")
@@ -63,7 +69,7 @@ def epub(root: Path) -> Path:
     config["sphinx"]["config"]["suppress_warnings"].append("epub.unknown_project_files")
     shutil.rmtree(work, ignore_errors=True)
     try:
-        _sphinx(root, yaml.safe_dump(config, allow_unicode=True), work, "epub")
+        _sphinx(root, yaml.safe_dump(config, allow_unicode=True), work, "epub", [sys.executable, "-m"])
         (made,) = work.rglob("*.epub")
         readable(made, config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"])
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,19 +79,19 @@ def epub(root: Path) -> Path:
     return target
 
 
-def _sphinx(root: Path, config: str, work: Path, builder: str) -> None:
+def _sphinx(root: Path, config: str, work: Path, builder: str, python: Sequence[str]) -> None:
     build = root / "_build"
     file = build / "_config.yml"
     if not file.is_file() or file.read_text(encoding="utf-8") != config:
         file.write_text(config, encoding="utf-8")
     command = [
-        *(sys.executable, "-m", "website.renderer", "build", str(build)),
+        *(*python, "website.renderer", "build", str(build)),
         *("--config", str(file), "--toc", str(root / "_toc.yml"), "--path-output", str(work)),
         *("-W", "-n", "--keep-going", "-q", "--builder"),
         *(["html"] if builder == "html" else ["custom", "--custom-builder", builder]),
     ]
     modules = os.pathsep.join([str(root), str(Path(__file__).parents[1])])
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": _date(root), "PYTHONPATH": modules}
+    environment = {**os.environ, **marked(root), "SOURCE_DATE_EPOCH": _date(root), "PYTHONPATH": modules}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     warnings = [line for line in said.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL)\b", line)]
