@@ -271,7 +271,10 @@ def _new_chapter(options: argparse.Namespace) -> int:
     if bool(options.source) == bool(options.vary):
         raise ValueError("new-chapter: give --vary FIELD=A,B or --from CHAPTER, one of the two.")
     if len(options.vary) > 1 or len(options.plugin) > 1:
-        raise ValueError("new-chapter: give one --vary, and beside it at most one --plugin.")
+        raise ValueError(
+            "new-chapter: give one --vary, and beside it at most one --plugin; a second field goes into vary=… of the "
+            "chapter's study."
+        )
     if options.source and (options.preset or options.plugin):
         raise ValueError("new-chapter: --from copies a chapter as it is; give --preset and --plugin beside --vary.")
     if options.source:

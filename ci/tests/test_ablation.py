@@ -131,6 +131,25 @@ def test_what_is_shown_names_its_runs_and_no_others(study, store, tmp_path, monk
         pages.table(tuned.tuned(tmp_path), caption="Without", runs=[None])
 
 
+def test_two_fields_have_a_place_for_each_combination_beside_what_it_is_compared_with(store, monkeypatch, page):
+    vary = {"grad_clip": [0.1, None], "momentum": [0.9, 0.0]}
+    study = Study(BASE, vary=vary, baseline={"grad_clip": 0.1}, seeds=[0, 1])
+    frame, figures = study.run(store, device="cpu"), []
+    monkeypatch.setitem(pages.ablation.__globals__, "show", lambda fig, **said: figures.append((fig, said)))
+    pages.ablation(study, frame)
+    ((fig, said),) = figures
+    (ax,) = fig.axes
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0\n0.1", "0\nnone", "0.9\n0.1", "0.9\nnone"]
+    assert ax.get_xlabel() == "momentum\nthreshold ν, loss per radian" and said["name"] == "grad_clip"
+    assert "by momentum and threshold ν." in said["caption"]
+    means = study.table(frame).sort_values(["momentum", "grad_clip"])["test_error mean"]
+    (estimates,) = (line for line in ax.lines if len(line.get_xdata()) == 4)
+    drawn = dict(zip(estimates.get_xdata(), estimates.get_ydata(), strict=True))
+    assert [drawn[place] for place in range(4)] == pytest.approx(list(means))
+    pages.verdict(study.compare(frame), study)
+    assert "momentum = 0, no threshold ν" in page[-1]
+
+
 def test_single_comparison_is_one_and_is_not_corrected(study, store, page):
     pages.verdict(study.compare(study.frame(store)), study)
     assert "The claim is that it is better" in page[0] and "no threshold ν" in page[0] and "Holm" not in page[0]

@@ -112,7 +112,7 @@ def test_copied_chapter_has_labels_of_its_own(copy, monkeypatch, source):
         (["mine", "--vary", "momentum=0.9,2"], "momentum=2.0 is not accepted"),
         (["mine", "--vary", "momentum=0.9,0.90"], "has a value twice"),
         (["mine", "--vary", "seed=0,1"], "seed is not varied"),
-        (["mine", "--vary", "momentum=0.9,0", "--vary", "momentum=0.5,0.6"], "give one --vary"),
+        (["mine", "--vary", "momentum=0.9,0", "--vary", "momentum=0.5,0.6"], "a second field goes into vary=… of"),
         (["mine"], "give --vary FIELD=A,B or --from CHAPTER"),
         (["mine", "--from", "09-clipping", "--preset", "vgg-11/digits/sgd"], "--from copies a chapter as it is"),
         (["mine", "--from", "77-nothing"], "there is no chapter '77-nothing'"),

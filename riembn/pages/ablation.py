@@ -65,6 +65,8 @@ def ablation(
 ) -> None:
     """The figure of a study: each value against what varies, a panel a value, a color a method.
 
+    Where several fields vary, each combination has its place; those that are compared stand side by side.
+
     Args:
         study: What was asked.
         frame: What ``study.run`` returned.
@@ -76,32 +78,34 @@ def ablation(
     """
     ends = study.ends(frame) if ends is None else ends
     labels = {**MEASURES, **(labels or {})}
-    varied = next((n for n in study.vary), "method")
-    if ends[varied].isna().any():  # no number; NaN has no place on an axis
-        ends = ends.assign(**{varied: ends[varied].astype(object).fillna("none")})
+    varied = sorted(study.vary, key=lambda field: field == study.by) or ["method"]
+    for field in varied:
+        if ends[field].isna().any():  # no number; NaN has no place on an axis
+            ends = ends.assign(**{field: ends[field].astype(object).fillna("none")})
     methods = list(dict.fromkeys(ends["method"]))
-    order = list(dict.fromkeys(ends[varied])) if varied == "method" else sorted(
-        set(ends[varied]), key=lambda v: (isinstance(v, str), v)
-    )
+    order = list(dict.fromkeys(_combinations(ends, varied)))
+    if study.vary:
+        order.sort(key=lambda values: [(isinstance(v, str), v) for v in values])
     fig, axes = figure(1, len(values), height=3.6)
     for ax, value in zip(np.ravel(axes), values, strict=True):
         for place, method in enumerate(methods):
             runs = ends[ends["method"] == method]
             found = stats.summarize(runs, by=varied, value=value, statistic="mean")
-            shift = 0 if varied == "method" else 0.16 * (place - (len(methods) - 1) / 2)
-            x = [order.index(v) + shift for v in found[varied]]
-            each = [list(runs.loc[runs[varied] == v, value]) for v in found[varied]]
+            shift = 0.16 * (place - (len(methods) - 1) / 2) if study.vary else 0
+            cells, of_run = _combinations(found, varied), _combinations(runs, varied)
+            x = [order.index(cell) + shift for cell in cells]
+            each = [[v for v, own in zip(runs[value], of_run, strict=True) if own == cell] for cell in cells]
             dots(ax, x, found["mean"], found["low"], found["high"], method, runs=each, index=place)
-        ticks = [look(v).label if varied == "method" else value_text(v) for v in order]
+        ticks = ["\n".join(map(value_text, cell)) if study.vary else look(cell[0]).label for cell in order]
         ax.set(xticks=range(len(order)), xticklabels=ticks, title=labels.get(value, value))
-        ax.set(xlabel=axis_text(varied))
-    if varied != "method":
+        ax.set(xlabel="\n".join(map(axis_text, varied)))
+    if study.vary:
         legend(np.ravel(axes)[0])
     shown = " and ".join(labels.get(value, value).partition(",")[0] for value in values)
-    shown, n = f"{shown} by {FIELDS.get(varied, varied)}", len(study.seeds)
+    shown, n = f"{shown} by {' and '.join(FIELDS.get(field, field) for field in varied)}", len(study.seeds)
     show(
         fig,
-        name=name or varied,
+        name=name or next(iter(study.vary), "method"),
         caption=caption
         or f"{shown[0].upper()}{shown[1:]}. Filled: mean over {n} seeds, 95 % interval. Open: single runs. The table "
         "of comparisons is about differences, seed by seed.",
@@ -109,6 +113,11 @@ def ablation(
         "The table of comparisons has the numbers.",
         runs=ends["digest"],
     )
+
+
+def _combinations(runs: pd.DataFrame, fields: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The values of some fields, row by row."""
+    return list(zip(*(runs[field] for field in fields), strict=True))
 
 
 def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name: str | None = None) -> None:
