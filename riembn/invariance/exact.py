@@ -19,6 +19,8 @@ __all__ = ["TINY", "Exact", "TooFewValues", "widened"]
 TINY = 1e-20
 # A channel that varies by less beside its own size is constant: what is left of it is rounding.
 _CONSTANT = 1e-8
+# Values that are spread out further are used as they are: their variance is far above TINY.
+_SPREAD_OUT = 1e-2
 
 _NORMALIZATIONS: set[Callable[..., Any]] = {
     F.batch_norm,
@@ -113,7 +115,7 @@ class Exact(TorchFunctionMode):
             return func(args[0].detach(), *args[1:], **kwargs)
         taken = func in _CUT
         if not taken and torch.is_grad_enabled():
-            if in_place and _written_at_rest(args[0]):
+            if in_place and _at_rest(args[0]):  # it can only have been detached by its author
                 with torch.no_grad():
                     return func(*args, **kwargs)
             return func(*args, **kwargs)
@@ -140,7 +142,10 @@ class Exact(TorchFunctionMode):
             return
         arguments["eps"] = TINY
         if statistics and x.numel():
-            arguments["input"] = x * _spread(func, x.detach(), arguments).reciprocal()
+            spread = _spread(func, x.detach(), arguments)
+            # A weight that is normalized itself stays in memory anyway; a second one would be kept for the gradient.
+            if not _at_rest(x) or not bool((spread.isfinite() & (spread > _SPREAD_OUT)).all()):
+                arguments["input"] = x * spread.reciprocal()
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -158,8 +163,8 @@ def _in_graph(args: Iterable[Any]) -> bool:
     return any(_in_graph(a) if isinstance(a, list | tuple) else getattr(a, "requires_grad", False) for a in args)
 
 
-def _written_at_rest(tensor: Any) -> bool:
-    """Whether it is a leaf or a view of one: written in place it can only have been detached by its author."""
+def _at_rest(tensor: Any) -> bool:
+    """Whether it is a leaf or a view of one."""
     base = tensor if tensor._base is None else tensor._base
     return bool(base.is_leaf and base.requires_grad)
 

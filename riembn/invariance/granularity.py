@@ -13,7 +13,7 @@ from riembn.invariance.candidates import Candidate
 from riembn.invariance.radial import Radial
 from riembn.invariance.twin import Edit
 
-__all__ = ["TOLERANCE", "Point", "Weight"]
+__all__ = ["TOLERANCE", "Point", "Weight", "rescaling"]
 
 # Relative change of the output that still counts as none. Rounding in float64 leaves 1e-15 to 1e-12 behind a
 # hundred layers; a weight that is not scale-invariant moves the output by 1e-3 and more.
@@ -134,16 +134,7 @@ class Weight:
         if self.part is not None:
             layout, factors = self.part.layout, torch.where(self.part.found.cpu(), factors, torch.ones_like(factors))
             names = (self.name, self.candidate.bias) if self.part.joint and self.candidate.bias else (self.name,)
-
-        def rescale(weight: Tensor) -> None:
-            view, along = layout.view(weight)
-            shape = [1 if d in along else n for d, n in enumerate(view.shape)]
-            view.mul_(factors.to(weight.device).view(shape))
-
-        def rescale_bias(bias: Tensor) -> None:
-            bias.mul_(factors.to(bias.device).repeat_interleave(len(bias) // len(factors)))
-
-        return dict(zip(names, (rescale, rescale_bias), strict=False))
+        return rescaling(names, layout, factors)
 
     @property
     def rows(self) -> int:
@@ -244,6 +235,20 @@ class Weight:
             inner, size = inner + bias.inner[None], size + bias.size[None]
         inner, size = (t.view(-1, layout.channels_per_row or len(t)).sum(1) for t in (inner, size))
         return inner.abs(), size
+
+
+def rescaling(names: Sequence[str], layout: Layout, factors: Tensor) -> dict[str, Edit]:
+    """Multiplies each row of a weight, and its entries of the bias if that is named as well, by its own factor."""
+
+    def rescale(weight: Tensor) -> None:
+        view, along = layout.view(weight)
+        shape = [1 if d in along else n for d, n in enumerate(view.shape)]
+        view.mul_(factors.to(weight.device).view(shape))
+
+    def rescale_bias(bias: Tensor) -> None:
+        bias.mul_(factors.to(bias.device).repeat_interleave(len(bias) // len(factors)))
+
+    return dict(zip(names, (rescale, rescale_bias), strict=False))
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,9 @@ def split(
     measurement is made in float64 on a copy without eps, dropout and stochastic depth, and with parameters
     moved off special values (a bias that happens to start at zero). The model is left as it was; its forward
     hooks run on the copy. Two more passes at the network's own parameters and eps tell what its eps costs.
-    There are four passes in most networks, 16 at most, and the copy takes about four times the memory of
-    float32 weights, besides what a forward and backward pass keep.
+    There are four passes in most networks, 16 at most. The copy takes twice the memory of float32 weights;
+    what a forward and backward pass in float64 keep of the example comes on top. For 80 MB of weights and
+    more, with four images of 64 × 64 or 96 × 96, the process grew by less than five times the weights.
 
     Of a network that draws random numbers in forward, several random states are looked at. An eps that is not
     known as one (in a normalization written by hand) stays; a weight that is invariant but for it counts, and

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from riembn.invariance.granularity import rescaling
 from riembn.invariance.twin import Edit, Twin, size
 
 if TYPE_CHECKING:
@@ -141,16 +142,13 @@ def _carried(name: str, module: Any, x: Tensor, y: Tensor) -> Carried:
 
 
 def _unit_rows(entries: Iterable[Entry]) -> dict[str, Edit]:
-    parameters = {e.name: e.parameter.detach().double() for e in entries if e.invariant}
+    parameters = {e.name: e.parameter.detach() for e in entries if e.invariant}
     edits: dict[str, Edit] = {}
     for e in entries:
-        if not e.rows:
-            continue
-        tensors = [parameters[name] for name in (e.name, e.partner) if name]
-        rows = e.layout.rows(*tensors)
-        length = rows.norm(dim=1, keepdim=True)
-        unit = e.layout.tensors(rows / torch.where(length > 0, length, 1.0), *tensors)
-        edits |= {name: partial(_copy, value) for name, value in zip((e.name, e.partner), unit, strict=False)}
+        if e.rows:
+            names = [name for name in (e.name, e.partner) if name]
+            length = e.layout.rows(*(parameters[name].double() for name in names)).norm(dim=1)
+            edits |= rescaling(names, e.layout, torch.where(length > 0, length, 1.0).reciprocal())
     return edits
 
 
@@ -198,10 +196,6 @@ def _move(center: float, parameter: Tensor) -> None:
 
 def _multiply(gain: Tensor, parameter: Tensor) -> None:
     parameter.mul_(gain)
-
-
-def _copy(value: Tensor, parameter: Tensor) -> None:
-    parameter.copy_(value)
 
 
 def _placed(value: Tensor, parameter: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from riembn.geometry import Layout
 from riembn.invariance.copying import copied_model, one_line
 from riembn.invariance.exact import Exact, widened
 from riembn.invariance.example import arguments, mapped, tensors
+from riembn.invariance.heap import return_freed_memory
 from riembn.invariance.radial import Radial, radial
 from riembn.invariance.state import EPS_NAMES, State, random_state
 
@@ -74,6 +75,7 @@ class Twin:
         self.parameters = dict(self.model.named_parameters())
         self._state = State(self.model)
         self._collected: dict[str, Radial] | None = None
+        self._bytes, self._freed = sum(p.nbytes for p in self.parameters.values()), 0
         for name, parameter in self.parameters.items():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_()  # a frozen one can be unfrozen later
@@ -118,6 +120,7 @@ class Twin:
         self.draws = self.draws or drawn() or self._state.drew()
         self.cut = self.cut or (gradients and mode.cut)
         self._differentiates = self._differentiates or mode.differentiates
+        return_freed_memory()
         return [widened(t) for t in outputs], found
 
     def _gradients(self, outputs: list[Tensor], generator: torch.Generator, mode: Exact) -> dict[str, Radial]:
@@ -150,6 +153,11 @@ class Twin:
                 found = radial(parameter, gradient, self._layouts.get(name, ()))
                 known = self._collected.get(name)
                 self._collected[name] = found if known is None else known + found
+                self._freed += parameter.nbytes
+            del gradient
+            if self._freed > self._bytes / 4:  # now and then, for it takes time
+                self._freed = 0
+                return_freed_memory()
 
         return collect
 

@@ -1,0 +1,115 @@
+"""Split takes little memory besides what a pass through the network keeps."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from riembn.invariance import heap, split
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.memory import peak_bytes  # noqa: E402
+
+HOLES = """
+import re, torch
+from pathlib import Path
+from riembn.invariance.heap import return_freed_memory
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+blocks = [torch.ones(1 << 14) for _ in range(3000)]  # of 64 KiB, which glibc takes from its heap
+del blocks[:-1]
+before = resident()
+return_freed_memory()
+print(before - resident())
+"""
+
+
+class StandardizedConv(nn.Conv2d):
+    """Its kernels have mean 0 and variance 1, as in weight standardization."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, len(self.weight), -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=1e-6)
+        return F.conv2d(x, weight.view_as(self.weight), None, padding=1)
+
+
+def layers(conv: Callable[..., nn.Module]) -> nn.Sequential:
+    """Many layers of the same size, so that the gradient of one of them is little beside all weights."""
+    torch.manual_seed(0)
+    blocks = [(conv(48, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48), nn.ReLU()) for _ in range(8)]
+    return nn.Sequential(*(module for block in blocks for module in block))
+
+
+def plain() -> nn.Sequential:
+    return layers(nn.Conv2d)
+
+
+def standardized() -> nn.Sequential:
+    return layers(StandardizedConv)
+
+
+def trained() -> nn.Sequential:
+    """Running statistics that have seen inputs have to be carried over to rows of unit length."""
+    net = plain()
+    with torch.no_grad():
+        net(torch.randn(8, 48, 2, 2))
+    return net
+
+
+# float64 weights are 2 × those in float32; standardized ones are kept for the backward pass besides.
+@pytest.mark.parametrize(("network", "most"), [(plain, 3.0), (trained, 3.0), (standardized, 5.0)])
+def test_beside_the_weights_in_float64_there_is_little(network, most):
+    net, example = network(), torch.randn(2, 48, 2, 2)
+    weights = sum(4 * p.numel() for p in net.parameters())
+    assert 2 * weights < peak_bytes(lambda: split(net, example), torch.device("cpu")) < most * weights
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-9, 1.0, 1e9])
+def test_a_standardized_weight_of_any_size_is_invariant(size):
+    net = nn.Sequential(StandardizedConv(6, 6, 3), nn.ReLU(), StandardizedConv(6, 6, 3))
+    with torch.no_grad():
+        net[0].weight.mul_(size)
+        net[2].weight[0] *= size
+    found = split(net, torch.randn(2, 6, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert [entry.granularity for entry in found.values() if entry.parameter.dim() > 1] == ["channel"] * 2
+
+
+def test_freed_memory_is_returned_after_each_pass_and_a_few_times_on_the_way_back(monkeypatch):
+    calls: list[None] = []
+    monkeypatch.setattr("riembn.invariance.twin.return_freed_memory", lambda: calls.append(None))
+    split(plain(), torch.randn(2, 48, 2, 2))
+    passes, backward = 4, 2
+    assert passes + 2 * backward <= len(calls) <= passes + 4 * backward
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 3000 * 64 / 2
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    assert heap._trim.__wrapped__() is None
+
+
+class Ensemble(nn.Module):
+    """Several small networks at once, whose values cannot be asked for one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(lambda weight: x @ F.layer_norm(weight, (5,)).t())(self.weight)
+
+
+def test_a_weight_normalized_under_vmap_is_measured():
+    assert split(Ensemble(), torch.randn(8, 5, generator=torch.Generator().manual_seed(1)))["weight"].invariant
