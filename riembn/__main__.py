@@ -6,6 +6,7 @@ import argparse
 import functools
 import json
 import re
+import signal
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -458,5 +459,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _end_with_the_reader() -> None:
+    """Where a command only prints, as ``show | head`` does: end without a word once nobody reads on."""
+    if not {"train", "sweep", "design"} & set(sys.argv[1:2]) or "--dry-run" in sys.argv:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
 if __name__ == "__main__":
+    _end_with_the_reader()
     sys.exit(main())

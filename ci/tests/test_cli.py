@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -277,6 +278,15 @@ def test_store_that_cannot_be_written_is_no_bad_input_whatever_the_reason(error,
     monkeypatch.setattr(Path, "mkdir", refused)
     code, out, err = run(capsys, "train", "--preset", "vgg-11/digits/sgd", *TINY, "--store", tmp_path / "store")
     assert (code, out, err.count("\n")) == (1, "", 1) and "cannot write to" in err
+
+
+def test_a_command_whose_reader_has_gone_ends_without_a_word():
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["train", "--preset", "vgg-11/digits/sgd", "--dry-run"]
+    done = subprocess.run([sys.executable, "-m", "riembn", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
 
 
 def test_module_runs():

@@ -187,7 +187,8 @@ def test_store_is_verified(tmp_path):
     path.rename(tmp_path / "renamed.json")
     store.put(record_of(CONFIG.replace(seed=1))).write_text("{")
     named, damaged = sorted(store.verify(), key=len)
-    assert "renamed.json holds the run" in named and "is no record that can be read" in damaged
+    assert "renamed.json holds the run" in named and f"call it {path.name}" in named
+    assert "is no record that can be read" in damaged
 
 
 def test_merge_takes_all_or_nothing(tmp_path):

@@ -119,7 +119,10 @@ class Store:
                 wrong.append(str(error))
                 continue
             if not path.stem.endswith(record.digest):
-                wrong.append(f"Store: {path} holds the run {record.digest}, which its name does not say.")
+                wrong.append(
+                    f"Store: {path} holds the run {record.digest}, which its name does not say; "
+                    f"call it {self._file(record.config).name}."
+                )
         return wrong
 
     def merge(self, other: Store | str | Path) -> int:
