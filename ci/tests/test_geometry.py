@@ -81,6 +81,16 @@ def test_log_map_inverts_exp_map(case):
     close(sphere.log_map(y, sphere.exp_map(y, h)), h, 1e-11)
 
 
+@given(points(), st.sampled_from([0.0, 1e-16, 1e-15, 1e-12, 1e-9]))
+def test_log_map_near_the_antipode_is_tangent_and_at_it_zero(case, off):
+    y, h = case
+    z = -y + off * h
+    way = sphere.log_map(y, z / z.norm(dim=-1, keepdim=True) if off > 1e-14 else z)
+    close(dot(y, way), torch.zeros(y.shape[:-1], dtype=torch.float64), 1e-13)
+    if off == 0:
+        close(way, torch.zeros_like(y), 0)
+
+
 @given(points(vectors=3))
 def test_transport_is_an_isometry_onto_the_new_tangent_space(case):
     y, h, a, b = case
@@ -153,6 +163,9 @@ def test_gradient_of_distance_and_log_map_at_the_same_point_is_finite():
     y = torch.nn.functional.normalize(torch.randn(3, 4, dtype=torch.float64), dim=-1)
     z = y.clone().requires_grad_()
     (sphere.distance(y, z).sum() + sphere.log_map(y, z).sum()).backward()
+    assert z.grad.isfinite().all()
+    z = (-y).requires_grad_()
+    sphere.log_map(y, z).sum().backward()
     assert z.grad.isfinite().all()
 
 

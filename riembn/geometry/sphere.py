@@ -83,9 +83,11 @@ def log_map(y: Tensor, z: Tensor) -> Tensor:
     Source: Absil, Mahony and Sepulchre (2008), as the inverse of the exponential map.
     """
     _check("log_map", y=y, z=z)
-    # From z - y instead of z: the difference of nearby points is exact, the projection of z would cancel.
-    tangent = (z - y) - _dot(y, z - y) * y
-    sine, cosine = _norm(tangent), _dot(y, z)
+    # From z - y, or z + y, instead of z: exact for points that are near, or nearly opposite, where P_y(z) cancels.
+    cosine = _dot(y, z)
+    short = z - torch.where(cosine < 0, -y, y)
+    tangent = short - _dot(y, short) * y
+    sine = _norm(tangent)
     angle = torch.atan2(sine, cosine)
     inside = sine > 0
     ratio = torch.where(
