@@ -219,7 +219,9 @@ def _say_how_much(model: nn.Module, found: Split) -> None:
         f"riembn: {held:,} of {total:,} parameters of {type(model).__name__} ({held / total:.0%}) are on the manifold, "
         f"{rows:,} of {rows + others:,} weight rows"
     )
-    if held < _FEW * total or rows < _FEW * (rows + others):
+    # A row may be a whole tensor, and two rows most of a network: the comparison is by output channels.
+    channels = sum(e.parameter.shape[0] for e in found.values() if e.invariant and e.parameter.dim() > 1)
+    if held < _FEW * total or channels < _FEW * (channels + others):
         _LOG.warning("%s, so the method can change little; print riembn.split(model, input) to see why", said)
     else:
         _LOG.info("%s", said)

@@ -670,6 +670,14 @@ def test_a_network_with_next_to_nothing_on_the_manifold_is_told(head, vectors, c
     assert f"{vectors} weight rows, so the method can change little" in said and "\n" not in said
 
 
+def test_a_network_whose_rows_are_whole_tensors_is_not_told_that_it_has_few(caplog):
+    caplog.set_level(logging.INFO, logger="riembn")
+    hidden = [nn.Linear(64, 32), nn.LayerNorm(32), nn.ReLU()]
+    riembn.build_optimizer(nn.Sequential(nn.Flatten(), *hidden, nn.Linear(32, 100)), example()[0], "sgd-g")
+    (said,) = caplog.records
+    assert "1 of 101 weight rows" in said.getMessage() and said.levelno == logging.INFO
+
+
 def test_types_name_every_method_and_rest():
     from riembn.methods import REST, MethodName, RestName
 
