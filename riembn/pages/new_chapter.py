@@ -82,8 +82,10 @@ def new_chapter(
     if len(vary) != 1:
         raise ValueError(f"new-chapter: vary={dict(vary)!r} is not accepted; give one field and its values.")
     ((field, values),) = vary.items()
-    if field not in FIELDS or len(values) < 2:
-        raise ValueError(f"new-chapter: give a field of {', '.join(FIELDS)}, and two values or more.")
+    if field not in FIELDS:
+        raise ValueError(f"new-chapter: no field {field!r}; give one of {', '.join(FIELDS)}.")
+    if len(values) < 2:
+        raise ValueError(f"new-chapter: {field} has one value, {values[0]!r}; give two or more, the baseline first.")
     config = preset(start)
     if field != "method" and not acts(config, field):
         raise ValueError(f"new-chapter: {field} does not act on {config.method}; give another --preset.")
