@@ -461,7 +461,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _end_with_the_reader() -> None:
     """Where a command only prints, as ``show | head`` does: end without a word once nobody reads on."""
-    if not {"train", "sweep", "design"} & set(sys.argv[1:2]) or "--dry-run" in sys.argv:
+    only_prints = not {"train", "sweep", "design"} & set(sys.argv[1:2]) or "--dry-run" in sys.argv
+    if only_prints and hasattr(signal, "SIGPIPE"):  # Windows has none
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
