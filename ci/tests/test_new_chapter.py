@@ -107,7 +107,7 @@ def test_copied_chapter_has_labels_of_its_own(copy, monkeypatch, source):
     [
         (["Momentum", "--vary", "momentum=0,0.9"], "name 'Momentum' is not accepted"),
         (["clipping", "--vary", "grad_clip=0.1,none"], "book/09-clipping.ipynb is there"),
-        (["mine", "--vary", "momentum=0.9"], "momentum=[0.9] is not accepted; give two values or more"),
+        (["mine", "--vary", "momentum=0.9"], "momentum=[0.9] is not accepted; give two or more"),
         (["mine", "--vary", "beta2=0.9,0.99"], "beta2 does not act on sgd-g"),
         (["mine", "--vary", "momentum=0.9,2"], "momentum=2.0 is not accepted"),
         (["mine", "--vary", "momentum=0.9,0.90"], "has a value twice"),

@@ -85,7 +85,7 @@ def new_chapter(
     if field not in FIELDS:
         raise ValueError(f"new-chapter: no field {field!r}; give one of {', '.join(FIELDS)}.")
     if len(values) < 2:
-        raise ValueError(f"new-chapter: {field}={list(values)} is not accepted; give two values or more, the baseline first.")
+        raise ValueError(f"new-chapter: {field}={list(values)} is not accepted; give two or more, the baseline first.")
     config = preset(start)
     if field != "method" and not acts(config, field):
         raise ValueError(f"new-chapter: {field} does not act on {config.method}; give another --preset.")
