@@ -18,7 +18,7 @@ _HEAD = (
     *("network", "weights", "rows span", "share", "time", "memory", "own ε"),
     *("tried", "largest change", "smallest change"),
 )
-_NB = "\N{NO-BREAK SPACE}"
+_NB, _HYPHEN = "\N{NO-BREAK SPACE}", "\N{NON-BREAKING HYPHEN}"
 _USUAL = [4, 3, 64, 64]  # an example that is not named
 
 
@@ -33,10 +33,11 @@ def summary(root: Path) -> str:
     smallest = min(c for one in checks if (c := one["rest"]["smallest_change"]) is not None)
     passes = sorted(one["passes"] for one in networks if "error" not in one)
     usual = median_low(passes)
+    measured = len(checks) if len(checks) == len(networks) else f"{len(checks)} of {len(networks)}"
     commits = ", ".join(sorted({one["commit"][:7] for one in networks}))
     busy = "" if where["quiet"] else "; other work ran beside it, so take no time as final"
     return (
-        f"Of {len(networks)} networks {len(checks)} were measured. They have {of:,} weights of two or more dimensions. "
+        f"{measured} networks were measured. They have {of:,} weights of two or more dimensions. "
         f"Of these {tried:,} were tried, and {wrong or 'no'} verdict{'s' * (wrong > 1)} came out wrong. "
         f"The output changed by at most {largest:.0e} for a weight on the sphere, and by {smallest:.0e} or more for "
         f"any other. A split took {passes[0]} to {passes[-1]} passes, {usual} in {passes.count(usual)} networks.\n\n"
@@ -82,7 +83,7 @@ def _line(one: Mapping[str, Any]) -> tuple[str, ...]:
 def _change(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.0e}" if 0 < value < 0.001 else f"{value:.1g}"
+    return f"{value:.0e}".replace("-", _HYPHEN) if 0 < value < 0.001 else f"{value:.1g}"
 
 
 def _record(root: Path) -> dict[str, Any]:
