@@ -27,8 +27,6 @@ from .training.freed_memory import keep_freed_memory
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["main"]
-
 BAD_INPUT, FAILED = 2, 1
 _ALWAYS_SHOWN = ("network", "dataset", "method", "seed")
 _GIVEN = [name for name in FIELDS if name != "code"]  # which follows from the others

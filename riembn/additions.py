@@ -14,8 +14,6 @@ from .methods import methods
 from .models import networks
 from .open_table import OpenTable
 
-__all__ = ["carried", "load_plugin", "take_over"]
-
 _THIS_PROCESS = uuid.uuid4().hex  # a forked one has its tables, and this name, from the first
 
 TABLES: dict[str, OpenTable[Any]] = {"methods": methods, "networks": networks, "datasets": datasets}

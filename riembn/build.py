@@ -21,8 +21,6 @@ from .optim import Combined
 from .optim.combined import check_fused, check_part
 from .optim.rows.sharded import whole
 
-__all__ = ["add_parameters", "build_optimizer"]
-
 _LOG = logging.getLogger("riembn")
 _FEW = 0.05  # share of a network below which a method for the manifold can change little
 _NOTICEABLE = 1e-3  # change of the evaluation output that is worth a word

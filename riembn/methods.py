@@ -14,8 +14,6 @@ from torch.optim.optimizer import Optimizer
 from .open_table import OpenTable
 from .optim import PSISGD, SGDG, AdamG, relatives
 
-__all__ = ["REST", "SHARED", "Method", "MethodName", "RestName", "defaults_of", "methods"]
-
 RestName = Literal["sgd", "adam", "adamw"]
 MethodName = Literal[
     "sgd", "adam", "adamw", "sgd-g", "adam-g", "psi-sgd", "sgd-split", "pbwn", "oblique-sgd", "oblique-adam", "nero",

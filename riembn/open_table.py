@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Generic, TypeVar
 
-__all__ = ["OpenTable"]
-
 _T = TypeVar("_T")
 
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["channel_stats", "normalize", "reflect_crop_flip"]
-
 
 def channel_stats(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (population) standard deviation of each channel, of the values divided by 255.

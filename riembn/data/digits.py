@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .dataset import Dataset
 
-__all__ = ["digits"]
-
 
 def digits() -> tuple[Dataset, Dataset]:
     """Scikit-learn's handwritten digits, gray 8x8: 1,442 to train, 355 to test.

@@ -13,8 +13,6 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-__all__ = ["contents", "decoded_once"]
-
 FEW = 1000  # files that are read again faster than anything kept would be worth
 LARGE = 2**30  # bytes of pixels that are not kept
 

@@ -7,8 +7,6 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["import_torchvision"]
-
 _keep_alive: list[torch.library.Library] = []
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from .dataset import Dataset
 from .folder_cache import contents, decoded_once
 
-__all__ = ["content_digest", "image_folder"]
-
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _GRAY = {"1", "L", "LA"}
 _COLOR = {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # Pillow's others have more than 8 bits a channel

@@ -13,8 +13,6 @@ from .image_folder import content_digest as folder_digest
 from .image_folder import image_folder
 from .published import cifar10, cifar10_jpeg, cifar100, fashion_mnist, svhn
 
-__all__ = ["Datasets", "content_digest", "datasets", "load"]
-
 Load = Callable[[Path], tuple[Dataset, Dataset]]
 
 _FOLDER = "imagefolder:"

@@ -15,8 +15,6 @@ from .dataset import Dataset
 from .from_torchvision import import_torchvision
 from .image_folder import content_digest, image_folder
 
-__all__ = ["cifar10", "cifar10_jpeg", "cifar100", "fashion_mnist", "svhn"]
-
 # md5 of the unpacked files, which torchvision does not check.
 FASHION_MNIST = {
     "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",

@@ -34,8 +34,6 @@ from .verdicts import Question, Settled, answer, settle, together
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CLAIMS", "HOW", "Claim", "Finding", "Verdict", "judge"]
-
 PLANNED = 10  # seeds, at most; a comparison with more was looked at before, with some of them
 PROVED, PROVED_IN_PART = "proved", "proved in part"
 NOT_TESTED = "not tested by these records"

@@ -18,8 +18,6 @@ from ..experiment.config import RunConfig
 from ..experiment.presets import preset
 from .study import TUNING_SEEDS, Study
 
-__all__ = ["DESIGNS", "core_hours", "step_seconds"]
-
 METHODS = ("sgd", "sgd-g", "adam-g", "psi-sgd")
 SEEDS = range(10)
 # Blocks C and E were looked at with six and with ten seeds, which left their claims undecided. Then they got as many

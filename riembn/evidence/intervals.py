@@ -13,10 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = [
-    "LEVEL", "POWER", "Difference", "Interval", "difference", "holm", "interval", "smallest_detectable", "spelled",
-]  # fmt: skip
-
 LEVEL = 0.05  # chance of a false statement, for all comparisons that are corrected together
 POWER = 0.8  # chance that an effect of the smallest detectable size is seen
 FEWEST_RESAMPLED = 10

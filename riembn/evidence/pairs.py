@@ -17,11 +17,6 @@ from .settings import NAMES, OF_METHOD, curves
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "AT_EDGE", "CONTROL", "RUNNING", "TUNED", "Pair", "ablations", "against_sgd", "controls", "matched", "neighbors",
-    "rate", "variants",
-]  # fmt: skip
-
 # What decides over what; a comparison of rank below 0 never does. A running loss is the last to be asked.
 TUNED, PRESET, OWN, RUNNING, CONTROL = 3, 2, 1, 0, -1
 AT_EDGE = ", the best at the edge of its grid"

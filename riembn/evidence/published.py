@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CHO_LEE", "YI_PLAIN", "YI_WITH_DECAY", "cho_lee", "yi"]
-
 CHO_LEE_METHODS = ("sgd", "sgd-g", "adam-g")
 CHO_LEE: dict[tuple[str, str], tuple[float, ...]] = {
     ("cifar10", "vgg-13"): (5.88, 5.87, 6.05),

@@ -14,21 +14,6 @@ from . import stats
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "Untested",
-    "angle_at_drop",
-    "at_end",
-    "at_full_rate",
-    "angle_over_balance",
-    "before_drops",
-    "change_in_stage",
-    "drops_of",
-    "loss",
-    "predicted_angle",
-    "test_error",
-    "told_apart",
-]
-
 CLASSES = {"cifar100": 100}  # ten, elsewhere
 LONG = 3.0  # a stage of so many time constants lets a row's length come within 5 % of its balance
 DRIFT = 0.1  # of 2 lr decay: what the lengths' drift may add to it at balance, 5 % of the angle

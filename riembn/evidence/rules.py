@@ -41,21 +41,6 @@ from .verdicts import Question
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "ANGLE",
-    "DISAGREEMENT",
-    "LOSS",
-    "POINTS",
-    "Comparison",
-    "Rule",
-    "ablated",
-    "lower_loss",
-    "lower_test_error",
-    "other_lengths",
-    "plateaus",
-    "rate_control",
-]
-
 # Differences that do not matter: in points of error, in loss, as a share of an angle, in points of disagreement.
 POINTS, LOSS, ANGLE, DISAGREEMENT = 0.3, 0.01, 0.05, 1.0
 

@@ -17,8 +17,6 @@ from ..experiment.presets import method_settings
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["NAMES", "OF_METHOD", "TUNED_FIELDS", "TUNING_SEEDS", "cells", "curves", "prepare"]
-
 NAMES = {"sgd": "SGD", "sgd-g": "SGD-G", "adam-g": "Adam-G", "psi-sgd": "PSI-SGD"}
 TUNING_SEEDS = (100, 101)
 

@@ -19,8 +19,6 @@ from .readings import at_full_rate
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Study"]
-
 TUNING_SEEDS = (100, 101)
 CELL = "cell"
 

@@ -16,8 +16,6 @@ from typing import Literal
 
 from .intervals import LEVEL, Difference, holm, smallest_detectable
 
-__all__ = ["BETTER", "EQUIVALENT", "UNDECIDED", "WORSE", "Question", "Settled", "decide", "settle"]
-
 BETTER, WORSE, EQUIVALENT, UNDECIDED = "better", "worse", "equivalent", "undecided"
 NOT_WORSE, DIFFERENT = "not worse", "different"
 NOT_ASKED = "not asked"  # a comparison beside the claim's: described, and not decided

@@ -14,8 +14,6 @@ import torch
 
 from .files import write_whole
 
-__all__ = ["Checkpoints"]
-
 _MAGIC = b"riembn checkpoint 1 "
 
 

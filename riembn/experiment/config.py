@@ -16,8 +16,6 @@ from ..models import Networks, networks
 from .fields import Epochs, Flag, Kind, Name, Number, Options, OptionsKind, Whole, declared
 from .source import code_digest, is_foreign
 
-__all__ = ["FIELDS", "KINDS", "RECIPE", "RunConfig", "acting", "acts", "refuse_idle"]
-
 # Raised whenever a change of code changes what an equal configuration computes: old records then keep their
 # own digests, and no run is mistaken for one of the new recipe. Version 1 means: initial weights, order of
 # the images, augmentation and dropout drawn from the seed as in batch_order.py and loop.py; batches that run

@@ -11,20 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "Epochs",
-    "Flag",
-    "Kind",
-    "Name",
-    "Number",
-    "Options",
-    "OptionsKind",
-    "Whole",
-    "declared",
-    "listed",
-    "written",
-]
-
 
 class Options(Mapping[str, Any]):
     """Named values that do not change: numbers, text, true or false, None, and lists of them."""

@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["NotWritten", "write_whole"]
-
 
 class NotWritten(OSError):
     """Something could not be written, whatever the reason: a path of the system, its rights, a full disk."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from .config import RunConfig, refuse_idle
 
-__all__ = ["grid"]
-
 
 def grid(config: RunConfig, **values: Iterable[Any]) -> list[RunConfig]:
     """Every combination of the given values of some fields, the last one varying fastest.

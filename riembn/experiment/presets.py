@@ -9,8 +9,6 @@ from typing import Any, Literal
 from ..methods import methods
 from .config import FIELDS, RunConfig, acting, refuse_idle
 
-__all__ = ["PAPER_CELLS", "PROFILES", "YI_CELLS", "YI_IMAGENET", "method_settings", "preset"]
-
 _CIFAR_NETWORKS = ("vgg-13", "vgg-19", "wrn-28-10", "wrn-40-10")
 _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
 

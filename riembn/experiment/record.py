@@ -17,8 +17,6 @@ from .fields import Options, written
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["COLUMNS", "MACHINE", "SCHEMA", "Record", "as_number_or_text", "rounded"]
-
 SCHEMA = 3
 # Columns that a schema added: records of an older one are read with None in them.
 _ADDED = {2: ("peak_memory",), 3: ("clean_loss", "validation_loss", "validation_error", "angle_rms")}

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["code_digest", "is_foreign"]
-
 _OWN = ("riembn", "torch", "torchvision")
 _LIBRARIES = {Path(sysconfig.get_paths()[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 _FEW = 1000  # numbers of a tensor that are told one by one

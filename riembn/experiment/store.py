@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas
     from filelock import FileLock
 
-__all__ = ["Store"]
-
 
 class Store:
     """A folder with one JSON record a run, which git keeps, and a folder ``checkpoints``, which it ignores.

@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Found", "found", "library"]
-
 _SOURCES = [Path(__file__).with_name(name) for name in ("rows.c", "rows.h")]
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-shared", "-fPIC")
 _RETRY = 24 * 3600  # seconds after which a compiler that failed is asked again

@@ -15,8 +15,6 @@ from torch.autograd.graph import increment_version
 from ..geometry import Layout
 from .c_library import library
 
-__all__ = ["adam_g", "psi_sgd", "sgd_g", "takes"]
-
 TAKEN = "float32 or float64 on a CPU, rows contiguous along dimension 0, and a C compiler on the machine"
 _SUFFIX = {torch.float32: "float", torch.float64: "double"}
 

@@ -22,8 +22,6 @@ from torch.autograd.graph import increment_version
 from ..geometry import Layout
 from .strides import Strides, strides
 
-__all__ = ["Tables", "adam_g", "capturing", "psi_sgd", "refused", "sgd_g", "takes", "unfit"]
-
 LONGEST = 2**17
 """Entries of the longest row taken: one program walks along a row, and lists of tensors use the whole device."""
 TAKEN = (

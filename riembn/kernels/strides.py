@@ -10,8 +10,6 @@ import torch
 
 from ..geometry import Layout
 
-__all__ = ["Strides", "strides"]
-
 
 class Strides(NamedTuple):
     """Where the entries of a weight lie: entry e of row r is at its row's two strides plus its own two."""

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["multiplications"]
-
 
 def multiplications(model: nn.Module, example: Any) -> dict[str, int]:
     """Count the multiplications of one forward pass, those of convolutions and matrix products.

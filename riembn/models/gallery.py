@@ -13,8 +13,6 @@ from .other_kinds import GPT, UNet, dcgan_discriminator, dcgan_generator, mlp_no
 from .vgg import vgg
 from .wide_resnet import wide_resnet
 
-__all__ = ["TORCHVISION", "gallery"]
-
 TORCHVISION = (
     *("resnet18", "resnet50", "densenet121", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"),
     *("shufflenet_v2_x1_0", "regnet_y_400mf"),

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from .memory_format import without_overrun
 
-__all__ = ["BatchNorm", "conv", "he_normal_", "integer", "scaled"]
-
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
     r"""Batch normalization of the papers' release: for linear layers and convolutions, with or without gamma.

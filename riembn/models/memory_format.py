@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["SubsampledConv2d", "channels_last", "without_overrun"]
-
 
 class SubsampledConv2d(nn.Conv2d):
     """A strided 1x1 convolution, computed as one of stride 1 on the pixels that it reads.

@@ -14,8 +14,6 @@ from .resnet import DEPTHS, resnet
 from .vgg import vgg
 from .wide_resnet import wide_resnet
 
-__all__ = ["Networks", "build", "networks"]
-
 Make = Callable[..., nn.Module]
 
 # Of the package's own: which arguments each takes, spelled in one way only, and how an error says that.

@@ -7,8 +7,6 @@ from torch.nn import functional
 
 from .layers import BatchNorm, conv, he_normal_, integer, scaled
 
-__all__ = ["DEPTHS", "ResNet", "resnet"]
-
 _CIFAR_WIDTHS = (16, 32, 64)
 _IMAGENET_WIDTHS = (64, 128, 256, 512)
 

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from .layers import BatchNorm, conv, he_normal_, integer, scaled
 
-__all__ = ["VGG", "vgg"]
-
 _WIDTHS = (64, 128, 256, 512, 512)
 _REPEATS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from .layers import BatchNorm, conv, he_normal_, integer, scaled
 
-__all__ = ["WideResNet", "wide_resnet"]
-
 _STEM = 16
 _WIDTHS = (16, 32, 64)
 

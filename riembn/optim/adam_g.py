@@ -17,8 +17,6 @@ from .rows.base import RowOptimizer
 from .rows.lists import Batch
 from .rows.loss_scaling import LossScaling
 
-__all__ = ["AdamG"]
-
 _HOST = torch.device("cpu")
 
 

@@ -11,8 +11,6 @@ from torch.optim.optimizer import Optimizer
 from .rows.base import RowOptimizer
 from .rows.loading import check_method, read_by_hooks, restore_precision
 
-__all__ = ["Combined"]
-
 
 class Combined(Optimizer):
     """Several optimizers over disjoint parameters, as one `torch.optim.Optimizer`.

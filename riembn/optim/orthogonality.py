@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["orthogonality", "orthogonality_grad"]
-
 
 def orthogonality(rows: Tensor) -> Tensor:
     r"""The orthogonality regularizer over its weight, :math:`L^O/\alpha = \tfrac12\|YY^\top - I\|_F^2`.

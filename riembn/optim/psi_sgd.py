@@ -16,8 +16,6 @@ from .rows.base import RowOptimizer
 from .rows.lists import Batch
 from .rows.loss_scaling import LossScaling
 
-__all__ = ["PSISGD"]
-
 
 class PSISGD(RowOptimizer):
     r"""Stochastic gradient descent on the manifold of positively scale-invariant weights (PSI-SGD).

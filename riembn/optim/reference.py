@@ -17,8 +17,6 @@ from torch import Tensor
 
 from ..geometry import Layout, sphere
 
-__all__ = ["adam_g", "clip", "orthogonality", "orthogonality_grad", "psi_sgd", "sgd_g", "step_rows"]
-
 
 def clip(h: Tensor, grad_clip: float | None) -> Tensor:
     r"""Per-row clipping, :math:`\hat h = h \min(1, \nu/\|h\|)`: the direction stays, the norm ends at nu."""

@@ -16,8 +16,6 @@ from .rows.base import RowOptimizer
 from .rows.lists import Batch
 from .rows.loss_scaling import LossScaling
 
-__all__ = ["SGDG"]
-
 
 class SGDG(RowOptimizer):
     r"""Stochastic gradient descent on the sphere of each weight row (SGD-G).

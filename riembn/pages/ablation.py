@@ -22,8 +22,6 @@ from riembn.pages.tuning import tuning
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ablation", "awaited", "comparisons", "design", "differences", "outcome", "verdict"]
-
 GUESSING = {"test_error": 90.0, "train_error": 90.0, "early_error": 90.0}
 """What a run that diverged counts as."""
 

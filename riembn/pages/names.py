@@ -7,8 +7,6 @@ from typing import Any
 
 from riembn.pages.palette import look
 
-__all__ = ["FIELDS", "MEASURES", "SYMBOLS", "UNITS", "axis_text", "field_text", "setting_text", "value_text"]
-
 MEASURES = {
     "test_error": "test error, %",
     "validation_error": "validation error, %",

@@ -14,8 +14,6 @@ from riembn.experiment.config import FIELDS, acts
 from riembn.experiment.fields import Options
 from riembn.experiment.files import write_whole
 
-__all__ = ["copied_chapter", "new_chapter"]
-
 FIRST, LAST = 19, 99  # numbers of chapters that are a fork's own
 
 QUESTION = """# {title}

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["interval", "machine", "targets"]
-
 
 def interval(value: Mapping[str, float | None], digits: int = 2) -> str:
     """A median with its 95 % interval, such as ``1.07 (1.03 to 1.13)``.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from riembn.experiment.store import Store
 
-__all__ = ["tuning"]
-
 
 def tuning(study: Study, store: Store | str | Path) -> None:
     """A table of what the tuning chose, a row a cell, and whether a better rate may lie outside of its grid.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from .devices import Devices
 
-__all__ = ["normalize_across"]
-
 
 def normalize_across(model: nn.Module, devices: Devices, parts: int) -> None:
     """Let the devices that share a part of a batch normalize it together, where there are more than parts.

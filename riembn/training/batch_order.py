@@ -13,8 +13,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-__all__ = ["balanced_subset", "epoch_batches", "seed_of", "steps_before"]
-
 
 def steps_before(epoch: int, size: int, batch_size: int) -> int:
     """The number of steps taken before an epoch (counted from 0) starts."""

@@ -11,8 +11,6 @@ from ..experiment.config import RunConfig
 from ..geometry import scale_rows, weights_of
 from ..invariance import Split
 
-__all__ = ["Lengths"]
-
 
 class Lengths:
     """What the lengths of the invariant rows do, where they are not free.

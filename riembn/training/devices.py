@@ -13,8 +13,6 @@ from torch.optim.optimizer import Optimizer
 
 from ..optim.rows.sharded import cut_as, keep_part, whole
 
-__all__ = ["Devices", "check_device", "is_first", "joined"]
-
 _T = TypeVar("_T")
 
 

@@ -7,8 +7,6 @@ import os
 import platform
 import sys
 
-__all__ = ["DECIDE", "keep_freed_memory"]
-
 DECIDE = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 """Variables with which the environment decides, and nothing is done; the last may bring another allocator."""
 

@@ -33,8 +33,6 @@ from .setup import images_of, network_of, optimizer_of, perturb
 from .sums import Sums
 from .tensorboard import curves
 
-__all__ = ["Run"]
-
 EVALUATION_BATCH = 500
 EXAMPLE_SIZE = 64  # images on which invariance is measured
 PREDICTED = 1000  # test images of which a record keeps the predicted classes

@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["environment", "peak_memory"]
-
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Device, versions, threads, and the commit if the package lies in a git checkout.

@@ -13,8 +13,6 @@ from ..geometry import Layout, sphere, weights_of
 from ..optim import orthogonality, orthogonality_grad
 from ..optim.rows.sharded import whole
 
-__all__ = ["PROBES", "Motion", "probed_steps"]
-
 PROBES = 8  # steps an epoch at which the motion is measured
 
 

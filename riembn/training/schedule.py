@@ -6,8 +6,6 @@ import math
 
 from ..experiment.config import RunConfig
 
-__all__ = ["rate_factor"]
-
 _ONE_CYCLE_RISE, _ONE_CYCLE_START = 0.3, 1 / 25  # as torch's OneCycleLR
 
 

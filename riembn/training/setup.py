@@ -19,8 +19,6 @@ from ..invariance import Split
 from ..methods import methods
 from .batch_order import balanced_subset, seed_of
 
-__all__ = ["Images", "images_of", "network_of", "optimizer_of", "perturb"]
-
 CLEAN_SIZE = 2000  # training images on which the clean loss is taken
 
 

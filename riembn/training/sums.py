@@ -12,8 +12,6 @@ from torch import Tensor
 
 from .devices import Devices
 
-__all__ = ["Sums"]
-
 
 @dataclass
 class Sums:

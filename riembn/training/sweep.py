@@ -18,8 +18,6 @@ from .workers import OPTIONS, Ended, on_cluster, on_machine
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["SweepFailed", "sweep"]
-
 
 class SweepFailed(RuntimeError):
     """Some runs of a sweep failed: ``errors`` maps a run's name to its traceback."""

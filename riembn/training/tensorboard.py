@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["curves"]
-
 
 @contextmanager
 def curves(folder: str | Path | None, name: str, done: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:

@@ -16,8 +16,6 @@ from ..experiment.store import Store
 from .devices import check_device, joined
 from .loop import Run
 
-__all__ = ["RunLocked", "train"]
-
 # Torch's random numbers belong to the process: runs in two of its threads would draw from each other's.
 _ONE_RUN = threading.Lock()
 

@@ -11,8 +11,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod
 
-__all__ = ["AdamSRT"]
-
 
 class AdamSRT(RowMethod):
     r"""Adam by rows (S), its moments rescaled (R) and transported (T) after each step.

@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, adam_direction, momentum_direction, unit
 
-__all__ = ["AdamP", "SGDP"]
-
 
 class _Projecting(RowMethod):
     scale_free = False

@@ -13,8 +13,6 @@ from ...geometry import Layout
 from ..rows.checks import CheckedGroups
 from ..rows.joint import pairs
 
-__all__ = ["RowMethod", "adam_direction", "center", "momentum_direction", "unit"]
-
 
 class RowMethod(CheckedGroups):
     """An optimizer whose parameters are stacks of weight rows, stepped one tensor at a time.

@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod
 
-__all__ = ["CayleySGD"]
-
 
 class CayleySGD(RowMethod):
     r"""SGD with momentum on the Stiefel manifold, by an iterated Cayley transform.

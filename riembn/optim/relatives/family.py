@@ -19,8 +19,6 @@ from . import adam_srt, adamp, cayley, hyperball, lars, muon, nero, oblique, pbw
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["KINDS", "MEETINGS", "MEMBERS", "Meeting", "direction_after", "gaps"]
-
 KINDS = (
     "length free",
     "growth is held back",

@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, adam_direction, momentum_direction, unit
 
-__all__ = ["AdamH", "HyperballSGD"]
-
 
 def hyperball(w: Tensor, u: Tensor, lr: Any) -> Tensor:
     """The Hyperball step along ``u``; rows keep their norms."""

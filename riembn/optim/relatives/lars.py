@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, momentum_direction
 
-__all__ = ["LARS"]
-
 
 class LARS(RowMethod):
     r"""SGD with momentum and layer-wise adaptive rate scaling.

@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, momentum_direction, unit
 
-__all__ = ["MuonRows", "newton_schulz"]
-
 
 class MuonRows(RowMethod):
     r"""Muon with forced row norms: :math:`w \leftarrow \mathrm{Norm}(w - \eta\sqrt{\max(1, m/n)}\;\mathrm{NS}(u))`.

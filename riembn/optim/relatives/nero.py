@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, center, unit
 
-__all__ = ["Nero"]
-
 
 class Nero(RowMethod):
     r"""Normalized gradient steps on centered unit rows, with one second moment a row (Nero).

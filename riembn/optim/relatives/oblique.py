@@ -9,8 +9,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, adam_direction, momentum_direction, unit
 
-__all__ = ["ObliqueAdam", "ObliqueSGD"]
-
 
 class _Oblique(RowMethod):
     def prepare(self, w: Tensor, group: dict[str, Any]) -> Tensor:

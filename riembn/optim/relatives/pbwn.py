@@ -9,8 +9,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, momentum_direction, unit
 
-__all__ = ["PBWN"]
-
 
 class PBWN(RowMethod):
     r"""SGD with projection-based weight normalization: :math:`w \leftarrow \mathrm{Norm}(w - \eta u)`.

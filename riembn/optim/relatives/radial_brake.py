@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, momentum_direction, unit
 
-__all__ = ["RadialBrakeSGD"]
-
 
 class RadialBrakeSGD(RowMethod):
     r"""SGD with momentum whose rows keep their direction after the step, and only a share of their change in length.

@@ -10,8 +10,6 @@ from torch.optim.optimizer import ParamsT
 
 from .base import RowMethod, adam_direction, center, momentum_direction, unit
 
-__all__ = ["RotationalAdamW", "RotationalSGD"]
-
 
 class _Rotational(RowMethod):
     """What both variants share: an update of known average length, tangent and, if asked, centered."""

@@ -16,8 +16,6 @@ from ...invariance.refusals import flat_pieces
 from .arithmetic import compute_dtype
 from .sharded import is_sharded, local, placed_as, whole
 
-__all__ = ["CheckedGroups", "Range", "check_rows", "dense_grad", "labels"]
-
 
 class Range(NamedTuple):
     """The numbers that an option may have."""

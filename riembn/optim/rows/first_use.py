@@ -14,8 +14,6 @@ from .loss_scaling import UNSCALED
 if TYPE_CHECKING:
     from .base import RowOptimizer
 
-__all__ = ["agrees"]
-
 _agreed: set[tuple[type, torch.device]] = set()
 
 

@@ -13,8 +13,6 @@ from torch.optim.optimizer import Optimizer
 from ...geometry import Layout
 from .sharded import is_sharded, keep_part, local, placed_as, rows_are_whole, rows_like, stand_in, whole
 
-__all__ = ["as_rows", "pack", "pairs"]
-
 Pair = tuple[Tensor, Tensor]
 
 

@@ -15,8 +15,6 @@ from ...geometry import Layout
 from .arithmetic import compute_dtype
 from .sharded import is_sharded
 
-__all__ = ["check_method", "fitting", "read_by_hooks", "restore_precision"]
-
 _ADDED_LATER = {
     "amsgrad", "capturable", "decoupled_weight_decay", "differentiable", "foreach", "fused", "maximize",
 }  # fmt: skip

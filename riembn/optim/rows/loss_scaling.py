@@ -11,8 +11,6 @@ from torch.optim.optimizer import Optimizer
 
 from .arithmetic import compute_dtype
 
-__all__ = ["UNSCALED", "LossScaling"]
-
 
 class LossScaling(NamedTuple):
     """The tensors that `torch.amp.GradScaler` sets on an optimizer before its step."""

@@ -16,8 +16,6 @@ from torch import Tensor
 from ...geometry import Layout
 from ...kernels import cuda
 
-__all__ = ["Last"]
-
 
 class Last(NamedTuple):
     """What the last step of a param group was taken with: all of its weights, by the kernels alone."""

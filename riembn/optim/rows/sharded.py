@@ -25,20 +25,6 @@ if TYPE_CHECKING:
 _PLAIN = (Tensor, torch.nn.Parameter)
 Step = Callable[[list[list[Any]], float], None]
 
-__all__ = [
-    "cut_as",
-    "is_sharded",
-    "keep_part",
-    "local",
-    "on_local_rows",
-    "placed_as",
-    "row_zeros",
-    "rows_are_whole",
-    "rows_like",
-    "stand_in",
-    "whole",
-]
-
 
 def is_sharded(t: object) -> TypeGuard[DTensor]:
     """Whether ``t`` is a DTensor; the module of that class is not imported to find out."""
