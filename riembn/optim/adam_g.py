@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -83,6 +82,7 @@ class AdamG(RowOptimizer):
         super().__init__(params, defaults)
 
     options = ("lr", "betas", "eps", "grad_clip")
+    _kernel = "adam_g"
 
     def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         layout = Layout.of(group)
@@ -170,24 +170,6 @@ class AdamG(RowOptimizer):
         cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi).mul_(-rate)
         rise = torch.sin(angle).mul_(length).mul_(shrink)
         batch.turn(ms, cosine * shrink, sine_ratio, rise, cosine)  # exp_y(d); m transported along d
-
-    @staticmethod
-    def _fused(
-        kernels: ModuleType,
-        params: list[Tensor],
-        grads: list[Tensor],
-        ms: list[Tensor],
-        vs: list[Tensor],
-        ts: list[Tensor],
-        *,
-        layout: Layout,
-        scaling: LossScaling,
-        lr: float | Tensor,
-        betas: tuple[float, float],
-        eps: float,
-        grad_clip: float | None,
-    ) -> Any:
-        return kernels.adam_g(params, grads, ms, vs, ts, layout, lr, betas, eps, grad_clip, *scaling)
 
 
 def _bias_correction(betas: tuple[float, float], step: Tensor) -> float | Tensor:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..geometry import Layout
 from .reference import SAFE_EXPONENT, SAFE_EXPONENT_FLOAT16
 from .rows.arithmetic import Along, largest_entry
 from .rows.base import RowOptimizer
 from .rows.lists import Batch
-from .rows.loss_scaling import LossScaling
 
 
 class PSISGD(RowOptimizer):
@@ -68,6 +65,7 @@ class PSISGD(RowOptimizer):
         super().__init__(params, defaults)
 
     options = ("lr", "momentum")
+    _kernel = "psi_sgd"
 
     def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         return [[self._state(p, "momentum_buffer") for p in params]] if group["momentum"] else []
@@ -99,20 +97,6 @@ class PSISGD(RowOptimizer):
         for m, g, r in zip(ms, gs, batch.split(rate), strict=True):
             m.addcmul_(g, r)
         torch._foreach_add_(ws, ms)
-
-    @staticmethod
-    def _fused(
-        kernels: ModuleType,
-        params: list[Tensor],
-        grads: list[Tensor],
-        ms: list[Tensor] | None = None,
-        *,
-        layout: Layout,
-        scaling: LossScaling,
-        lr: float | Tensor,
-        momentum: float,
-    ) -> Any:
-        return kernels.psi_sgd(params, grads, ms, layout, lr, momentum, *scaling)
 
 
 def _rescue(largest: Tensor, stored: torch.dtype) -> Tensor:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..geometry import Layout
 from .rows.arithmetic import Along, clipped_tangent, directions, safe_norm
 from .rows.base import RowOptimizer
 from .rows.lists import Batch
-from .rows.loss_scaling import LossScaling
 
 
 class SGDG(RowOptimizer):
@@ -95,6 +92,7 @@ class SGDG(RowOptimizer):
         super().__init__(params, defaults)
 
     options = ("lr", "momentum", "grad_clip")
+    _kernel = "sgd_g"
 
     def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         return [[self._state(p, "momentum_buffer") for p in params]]
@@ -132,18 +130,3 @@ class SGDG(RowOptimizer):
         cosine, sine_ratio = torch.cos(angle), torch.sinc(angle / math.pi)
         fall = torch.sin(angle).mul_(angle).mul_(shrink).neg_()
         batch.turn(ds, cosine * shrink, sine_ratio, fall, cosine)  # exp_y(d); d transported along itself
-
-    @staticmethod
-    def _fused(
-        kernels: ModuleType,
-        params: list[Tensor],
-        grads: list[Tensor],
-        taus: list[Tensor],
-        *,
-        layout: Layout,
-        scaling: LossScaling,
-        lr: float | Tensor,
-        momentum: float,
-        grad_clip: float | None,
-    ) -> Any:
-        return kernels.sgd_g(params, grads, taus, layout, lr, momentum, grad_clip, *scaling)

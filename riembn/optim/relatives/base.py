@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from ...geometry import Layout
+from ...geometry import Layout, weights_of
 from ..rows.checks import CheckedGroups
 from ..rows.joint import pairs
 
@@ -40,50 +39,32 @@ class RowMethod(CheckedGroups):
         """The rows that the method starts from; as they are unless a subclass says otherwise."""
         return w
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One optimization step.
-
-        Args:
-            closure: A function that evaluates the model anew and returns the loss; optional.
-
-        Returns:
-            The closure's loss, or None.
-
-        Raises:
-            RuntimeError: If a gradient is sparse.
-            ValueError: If state that was loaded does not fit its weight.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _step(self) -> None:
         for group in self.param_groups:
-            for tensors in _weights(group, self):
+            for tensors, layout in _weights(group, self):
                 if tensors[0].grad is None or not tensors[0].numel():
                     continue
                 grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in tensors]
                 if any(grad.is_sparse for grad in grads):
                     raise RuntimeError(f"{_name(self)}: a sparse gradient; rows need dense ones (sparse=False).")
-                w, g = _rows(tensors, group), _rows(grads, group)
+                w, g = layout.rows(*tensors), layout.rows(*grads)
                 state = self.state[tensors[0]]
                 self._check_state(state, w)
-                _write(self.update(w, g, state, group), tensors, group)
-        return loss
+                _write(self.update(w, g, state, group), tensors, layout)
 
+    @torch.no_grad()
     def _prepare(self, group: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for tensors in _weights(group, self):
-                rows = _rows(tensors, group)
-                start = self.prepare(rows, group) if rows.numel() else rows
-                if start is not rows:  # else a view would be written to itself, which torch may refuse
-                    _write(start, tensors, group)
+        for tensors, layout in _weights(group, self):
+            rows = layout.rows(*tensors)
+            start = self.prepare(rows, group) if rows.numel() else rows
+            if start is not rows:  # else a view would be written to itself, which torch may refuse
+                _write(start, tensors, layout)
 
     def _check(self, group: dict[str, Any]) -> None:
-        for tensors in _weights(group, self):
-            self._check_rows(tensors, group)
+        for tensors, layout in _weights(group, self):
+            self._check_rows(tensors, layout)
 
-    def _check_rows(self, tensors: tuple[Tensor, ...], group: dict[str, Any]) -> None:
+    def _check_rows(self, tensors: tuple[Tensor, ...], layout: Layout) -> None:
         p = tensors[0]
         shape = tuple(p.shape)
         if p.dim() < 2:
@@ -101,7 +82,7 @@ class RowMethod(CheckedGroups):
                 f"{_name(self)}: a weight of shape {shape} lies in parts on several devices, but rows must be whole; "
                 "use riembn.SGDG, AdamG or PSISGD there."
             )
-        norms = _norm(_rows(tensors, group).detach())
+        norms = _norm(layout.rows(*tensors).detach())
         bad = torch.nonzero((norms == 0) | ~norms.isfinite())
         if len(bad):
             row = int(bad[0, 0])
@@ -154,20 +135,15 @@ def adam_direction(
     return m / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + eps)
 
 
-def _weights(group: dict[str, Any], optimizer: Optimizer) -> list[tuple[Tensor, ...]]:
-    """The group's weights, each with its bias where the two are one row (``joint=True``)."""
-    params = group["params"]
-    if not group.get("joint"):
-        return [(p,) for p in params]
-    return list(pairs(params, _name(optimizer)))
+def _weights(group: dict[str, Any], optimizer: Optimizer) -> list[tuple[tuple[Tensor, ...], Layout]]:
+    """As `riembn.geometry.weights_of`, of one group, whose weights and biases have to be pairs with ``joint=True``."""
+    if group.get("joint"):
+        pairs(group["params"], _name(optimizer))
+    return weights_of([group])
 
 
-def _rows(tensors: Sequence[Tensor], group: dict[str, Any]) -> Tensor:
-    return Layout.of(group).rows(*tensors)
-
-
-def _write(rows: Tensor, tensors: tuple[Tensor, ...], group: dict[str, Any]) -> None:
-    for p, value in zip(tensors, Layout.of(group).tensors(rows, *tensors), strict=True):
+def _write(rows: Tensor, tensors: tuple[Tensor, ...], layout: Layout) -> None:
+    for p, value in zip(tensors, layout.tensors(rows, *tensors), strict=True):
         p.copy_(value)
 
 

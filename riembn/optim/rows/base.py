@@ -1,6 +1,6 @@
 """What the optimizers share: every parameter is a stack of weight rows, checked before any is touched.
 
-A step goes from `RowOptimizer.step` by `_step_rows` to one of the three implementations that a method gives.
+A step goes from `CheckedGroups.step` by `_step` and `_step_rows` to one of a method's three implementations.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .sharded import is_sharded, local, on_local_rows, row_zeros, rows_are_whole
 class RowOptimizer(CheckedGroups):
     """Base of `SGDG`, `AdamG` and `PSISGD`: parameter checks, unit rows, the choice of path, state that fits.
 
-    A method says what it keeps (`_states`) and implements its step three times, in place and with its `options` as
-    keyword arguments: for one weight, for lists of weights, and by fused kernels.
+    A method says what it keeps (`_states`) and implements its step three times, in place: for one weight and for lists
+    of weights, with its `options` as keyword arguments, and by fused kernels.
 
     A group holds the three values of a `riembn.geometry.Layout`. With ``joint=True`` it holds weights and biases in
     turn, and each row of a weight goes on in its bias.
@@ -43,9 +43,9 @@ class RowOptimizer(CheckedGroups):
     weight in the type of the arithmetic, see `compute_dtype`."""
     _lists: ClassVar[Callable[..., None]]
     """``(batch, **options)``: a `Batch` of such views."""
-    _fused: ClassVar[Callable[..., Any]]
-    """``(kernels, weights, gradients, *states, layout, scaling, **options)``: what a module of `kernels` takes; returns
-    what that returns."""
+    _kernel: ClassVar[str]
+    """Of the modules of `kernels` the function that takes a step: ``(weights, gradients, *states, layout, *options,
+    *scaling)``, None for the states of a method that keeps none."""
 
     _last: dict[int, Last | None] | None = None
     """By a group's number what its last step was taken with; copies and checkpoints are made without it."""
@@ -83,33 +83,15 @@ class RowOptimizer(CheckedGroups):
         with read_by_hooks(self, check, lambda saved: restore_precision(self, saved)):
             super().load_state_dict(state_dict)
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One optimization step.
-
-        Args:
-            closure: A function that evaluates the model anew and returns the loss; optional.
-
-        Returns:
-            The closure's loss, or None.
-
-        Raises:
-            RuntimeError: If a gradient is sparse, or not where its weight is.
-            ValueError: If state that was loaded does not fit its weight.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _step(self) -> None:
         scaling = LossScaling.of(self)
         if scaling.found_inf is not None and not self._step_supports_amp_scaling and scaling.skips():
-            return loss
+            return
         last = self._last = {} if self._last is None else self._last
         for number, group in enumerate(self.param_groups):
             if (before := last.get(number)) is not None and before.holds(self.state, group):
                 self._advance(before.states, scaling)
-                options = self._options(group)
-                self._fused(before.tables, *before.columns, layout=before.layout, scaling=scaling, **options)
+                self._fused(before.tables, before.columns, before.layout, scaling, self._options(group))
             elif group.get("joint"):
                 pairs = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
                 with joint.as_rows(self, pairs, Layout.of(group)) as rows:
@@ -117,7 +99,6 @@ class RowOptimizer(CheckedGroups):
             else:
                 moving = [p for p in group["params"] if p.grad is not None and p.numel()]
                 last[number] = self._step_rows(group, moving, scaling)
-        return loss
 
     def _options(self, group: dict[str, Any]) -> dict[str, Any]:
         options = {name: group[name] for name in self.options}
@@ -143,7 +124,7 @@ class RowOptimizer(CheckedGroups):
                 columns[1] = add_orthogonality(columns[0], columns[1], alpha, layout, scaling.grad_scale)
             for taken_by, some in self._by_kernels(columns, layout, group):
                 if taken_by is not None:
-                    made = self._fused(taken_by, *some, layout=layout, scaling=scaling, **options)
+                    made = self._fused(taken_by, some, layout, scaling, options)
                     tables.append(made if len(some[0]) == len(group["params"]) and not alpha else None)
                 elif group["foreach"] is False:
                     for p, grad, *states in zip(*some, strict=True):
@@ -160,6 +141,19 @@ class RowOptimizer(CheckedGroups):
         if len(tables) != 1 or tables[0] is None or not own:
             return None
         return Last.of(self.state, group, params, states, layout, tables[0])
+
+    def _fused(
+        self,
+        taken_by: ModuleType | kernels.cuda.Tables,
+        columns: list[Any],
+        layout: Layout,
+        scaling: LossScaling,
+        options: dict[str, Any],
+    ) -> kernels.cuda.Tables | None:
+        """A step by kernels; what a next one like it needs."""
+        params, grads, *states = columns
+        step = getattr(taken_by, self._kernel)
+        return step(params, grads, *(states or [None]), layout, *options.values(), *scaling)
 
     def _by_kernels(
         self, columns: list[list[Any]], layout: Layout, group: dict[str, Any]

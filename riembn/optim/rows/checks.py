@@ -95,6 +95,31 @@ class CheckedGroups(Optimizer):
         if self._ready:
             self._prepare(group)
 
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One optimization step.
+
+        Args:
+            closure: A function that evaluates the model anew and returns the loss; optional.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RuntimeError: If a gradient is sparse, or not where its weight is.
+            ValueError: If state that was loaded does not fit its weight.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._step()
+        return loss
+
+    def _step(self) -> None:
+        """Move all weights that have a gradient."""
+        raise NotImplementedError
+
     def _check(self, group: dict[str, Any]) -> None:
         """Raise ValueError for a parameter that cannot be stepped."""
         raise NotImplementedError

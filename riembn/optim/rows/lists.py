@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,31 +25,20 @@ it, or of one row where rows are longer.
 """
 
 
+@dataclass(eq=False)
 class Batch:
-    """Views of weights of one device and type, their rows along the same dimensions, and of what belongs to them.
+    """Views of weights of one device and type, their rows along the same dimensions, and of what belongs to them."""
 
-    Attributes:
-        targets: The parameters.
-        weights: The same; for half precision float32 copies, see `store`.
-        grads: The gradients (or float32 copies): not to be written to.
-        states: One list for each kind.
-        scratch: One tensor for each weight, to be written over.
-        along: The dimensions along a row.
-    """
+    targets: list[Tensor]  # the parameters
+    weights: list[Tensor]  # the same; for half precision float32 copies, see `store`
+    grads: list[Tensor]  # or float32 copies: not to be written to
+    states: list[list[Any]]  # one list for each kind
+    scratch: list[Tensor]  # one for each weight, to be written over
+    along: Along
+    _dead: Tensor | None = None  # which rows are zero and have no direction, if any may be
 
-    def __init__(
-        self,
-        targets: list[Tensor],
-        weights: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Any]],
-        scratch: list[Tensor],
-        along: Along,
-    ) -> None:
-        self.targets, self.weights, self.grads, self.states = targets, weights, grads, states
-        self.scratch, self.along = scratch, along
-        self._dead: Tensor | None = None  # which rows are zero and have no direction, if any may be
-        self._columns = [tuple(1 if d in along else n for d, n in enumerate(w.shape)) for w in weights]
+    def __post_init__(self) -> None:
+        self._columns = [tuple(1 if d in self.along else n for d, n in enumerate(w.shape)) for w in self.weights]
 
     def join(self, columns: Sequence[Tensor]) -> Tensor:
         """The flat vector of results of reductions over ``along``, one a weight."""
