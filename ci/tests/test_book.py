@@ -29,7 +29,7 @@ from website.archive import schema  # noqa: E402
 from website.check import check  # noqa: E402
 from website.numbers import linked  # noqa: E402
 
-from riembn.pages.drawn import DATA  # noqa: E402
+from riembn.pages.drawn import DATA, behind  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("book")  # the built book is shared, so one process runs them all
 
@@ -48,6 +48,8 @@ pages.table(shown, caption="Steps and their cosines", formats={"cosine": "{:.2f}
 print("said once")
 print("said twice")""",
 ]
+MEASURED = """measured = chapter.benchmarks("step", "cpu")
+pages.table(pd.DataFrame({"on": list(measured)}), caption="Devices", benchmarks=measured.values())"""
 
 
 def chapter(title: str, *code: str) -> nbformat.NotebookNode:
@@ -64,18 +66,20 @@ def chapter(title: str, *code: str) -> nbformat.NotebookNode:
 def new_book(root: Path) -> Path:
     (root / "book" / "records").mkdir(parents=True)
     shutil.copytree(ROOT / "riembn", root / "riembn", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("_config.yml", "requirements.txt"):
+    for name in ("_config.yml", "requirements.txt", "CITATION.cff"):
         shutil.copy(ROOT / name, root)
     shutil.copy(ROOT / "book" / "references.bib", root / "book")
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    (root / "book" / "benchmarks").mkdir()
+    shutil.copy(ROOT / "book" / "benchmarks" / "step-cpu.json", root / "book" / "benchmarks")
     names = ("01-step", "02-turn")
-    for name in names:
-        nbformat.write(chapter(f"Chapter {name}", *CODE), root / "book" / f"{name}.ipynb")
+    for name, more in zip(names, ([], [MEASURED]), strict=True):
+        nbformat.write(chapter(f"Chapter {name}", *CODE, *more), root / "book" / f"{name}.ipynb")
     (root / "book" / "intro.md").write_text(
         "# Front\n\n[](/book/01-step)\n\n<!-- figure: 01-step cosine -->\n"
     )
     (root / "book" / "provenance.md").write_text(
-        "# Times\n\n<!-- chapters -->\n\n<!-- runs -->\n\n<!-- versions -->\n"
+        "# Times\n\n<!-- chapters -->\n\n<!-- runs -->\n\n<!-- measurements -->\n\n<!-- versions -->\n"
     )
     listed = "".join(f"      - file: book/{name}\n" for name in (*names, "provenance"))
     (root / "_toc.yml").write_text(
@@ -132,7 +136,6 @@ def test_digest_sees_what_a_chapter_depends_on(book: Path) -> None:
     assert code() == before
 
     measured = book / "book" / "benchmarks" / "step-cpu.json"
-    measured.parent.mkdir()
     measured.write_text("{}")
     assert code() == before
     first.source.write_text(
@@ -200,8 +203,8 @@ def test_a_change_of_text_keeps_the_smoke_runs_and_a_change_of_the_package_does_
 def test_run_without_its_record_is_an_error_and_not_left_out(built: Path) -> None:
     page, _ = chapters(built)
     notebook = nbformat.read(execute.executed(built, page, "laptop"), as_version=4)
-    with pytest.raises(contents.BookError, match="drawn from 2 runs, of which 2 have no record any more"):
-        stage.ending(built, page, notebook, {"00aa": ["fig-drift"], "00bb": ["fig-drift"]})
+    with pytest.raises(contents.BookError, match="drawn from 3 records, of which 2 are not there any more"):
+        stage.ending(built, page, notebook, dict.fromkeys(("00aa", "00bb", "step-cpu"), ["fig-drift"]))
 
 
 def test_what_another_package_made_is_stale_whatever_it_says(built: Path, tmp_path: Path) -> None:
@@ -224,25 +227,49 @@ def test_each_figure_and_table_leads_to_its_own_runs(built: Path) -> None:
 
     def output(kind: str, name: str | None, *runs: str) -> nbformat.NotebookNode:
         html = f'<div class="riembn-{kind}">' if kind == "table" else f'<figure id="fig-{name}"></figure>'
-        return nbformat.v4.new_output(
-            "display_data", data={"text/html": html, DATA: {"name": name, "csv": "x\n", "runs": list(runs)}}
-        )
+        return nbformat.v4.new_output("display_data", data={"text/html": html, DATA: behind(name, "x\n", runs)})
 
     page, _ = chapters(built)
     notebook = nbformat.read(execute.executed(built, page, "laptop"), as_version=4)
     shown = [output("table", None), output("figure", "ends", "aa", "bb"), output("table", "best", "aa")]
     notebook.cells.append(nbformat.v4.new_code_cell("shown", outputs=shown))
     assert endings.used(notebook) == {"aa", "bb"}
-    numbers = linked(page, notebook)
+    numbers = linked(built, page, notebook)
     assert numbers.shown == {"aa": ["fig-ends", "data-best"], "bb": ["fig-ends"]}
     told = [re.sub(r"<a [^>]*>|</a>", "", out.data["text/html"]).partition("(CSV)")[2] for out in shown]
     assert [text.partition("<")[0] for text in told] == ["", " · 2 recorded runs", " · 1 recorded run"]
     assert shown[2].data["text/html"].startswith('<span id="data-best">')
     runs = [endings.Run(name, name, 0, "c", "cpu", 1.0, {}, "finished") for name in ("aa", "bb")]
-    lines = "\n".join(endings._listed(runs, numbers.shown))
+    lines = "\n".join(endings._runs(runs, numbers.shown))
     assert '<a href="#fig-ends">ends</a>, <a href="#data-best">best</a> | c' in lines
-    alike = endings._listed(runs, dict.fromkeys(numbers.shown, ["fig-ends"]))
+    alike = endings._runs(runs, dict.fromkeys(numbers.shown, ["fig-ends"]))
     assert alike[0] == 'Each is shown in <a href="#fig-ends">ends</a>.' and "shown in |" not in "".join(alike)
+
+
+def test_benchmark_is_a_file_of_the_site_and_named_where_it_is_shown_and_at_the_end(built: Path) -> None:
+    name = "benchmarks/step-cpu.json"
+    record = json.loads((ROOT / "book" / name).read_text())
+    assert json.loads((built / "_build" / "html" / "_static" / name).read_text()) == record
+    where = record["environment"]
+    link = rf'<a [^>]*href="../_static/{name}" download="">'
+    line, _, end = page(built, "02-turn").partition('id="origin"')
+    assert re.findall(rf"\(CSV\)</a> · {link}(.*?)</a></p>", line) == [
+        f"Record of the measurement (step-cpu, {where['cpu']})"
+    ]
+    assert f"measured on {where['cpu']}" in line and name not in page(built, "01-step")
+    for told in (end, page(built, "provenance")):
+        (row,) = re.findall(rf"<tr[^>]*>(?:(?!</tr>).)*{link}step-cpu</a>.*?</tr>", told, flags=re.DOTALL)
+        assert where["cpu"] in row and where["commit"][:7] in row and f"torch {where['torch']}" in row
+    assert 'href="#data-table-2">table-2</a>' in end
+
+
+def test_benchmark_without_its_record_is_an_error(built: Path) -> None:
+    page, _ = chapters(built)
+    told = behind("gone", "x\n", (), [{"benchmark": "step", "device": "gone"}])
+    shown = nbformat.v4.new_output("display_data", data={"text/html": '<figure id="fig-gone"></figure>', DATA: told})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("shown", outputs=[shown])])
+    with pytest.raises(contents.BookError, match="01-step: gone is drawn from step-gone, which book/benchmarks has no"):
+        linked(built, page, notebook)
 
 
 def test_every_entry_has_a_page_and_every_chapter_ran(built: Path) -> None:
@@ -371,14 +398,16 @@ def test_page_says_how_long_it_is_and_offers_its_notebook(built: Path) -> None:
 
 
 def test_records_are_one_file_with_their_schema_and_how_to_cite_them() -> None:
-    files = sorted((ROOT / "book" / "records").glob("*.json"))
+    files, measured = (sorted((ROOT / "book" / name).glob("*.json")) for name in ("records", "benchmarks"))
     from website.archive import archive, citation
 
-    packed = archive(files, "about", citation(ROOT, "abc"))
-    assert packed == archive(files[::-1], "about", citation(ROOT, "abc"))
+    packed = archive(files, measured, "about", citation(ROOT, "abc"))
+    assert packed == archive(files[::-1], measured[::-1], "about", citation(ROOT, "abc"))
     with zipfile.ZipFile(io.BytesIO(packed)) as archived:
         names = set(archived.namelist())
         form = json.loads(archived.read("riembn-records/schema.json"))
+        kept = {file: archived.read(f"riembn-records/benchmarks/{file.name}") for file in measured}
+    assert len(kept) >= 4 and all(content == file.read_bytes() for file, content in kept.items())
     assert {f"riembn-records/records/{file.name}" for file in files} < names
     assert {f"riembn-records/{name}" for name in ("README.md", "schema.json", "CITATION.txt")} < names
     for file in files:

@@ -251,6 +251,13 @@ def test_methods_of_a_table_have_their_names(page: Page) -> None:
     assert names == ["SGD-G", "AdamW", "mine"]
 
 
+@pytest.mark.parametrize("given", [{"benchmark": "step", "device": "cpu"}, [{"from": "elsewhere"}], ["step-cpu"]])
+def test_what_is_no_benchmark_is_refused(given: Any) -> None:
+    """A record where a list of them is asked for, one of something else, a name."""
+    with pytest.raises(ValueError, match="one is no record of ci/bench; give a list"):
+        pages.table(pd.DataFrame({"a": [1]}), caption="Times.", benchmarks=given)
+
+
 def test_a_name_with_hyphens_stays_in_its_line(page: Page) -> None:
     frame = pd.DataFrame({"set": ["step of wrn-28-10", "SGD-G / SGD"], "p": [6e-6, 1.0]})
     shown = page(lambda: pages.table(frame, caption="Sets."))

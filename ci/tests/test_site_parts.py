@@ -259,7 +259,7 @@ def test_an_ebook_has_its_formulas_as_mathml_and_no_link_to_a_file_of_the_site(t
     shown += '<div class="math notranslate" id="eq"><span class="eqno">(1)</span>\\[\\begin{split}'
     shown += "\\begin{aligned} a &amp;= b \\\\ c &amp;= d \\end{aligned}\\end{split}\\]</div>"
     shown += '<p class="expanded admonition-title">Hide the code</p><a class="b" href="other.xhtml#at">other</a>'
-    shown += '<a href="../_static/d.csv">Numbers</a><a href="gone.xhtml">gone</a><a href="https://a.b/c">out</a>'
+    shown += '<a href="../_static/d.csv">Numbers</a> · <a href="gone.xhtml">gone</a> · <a href="https://a.b/c">out</a>'
     page = f'<html xmlns="http://www.w3.org/1999/xhtml"><body>{shown}</body></html>'
     file = tmp_path / "book.epub"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as book:
@@ -276,6 +276,6 @@ def test_an_ebook_has_its_formulas_as_mathml_and_no_link_to_a_file_of_the_site(t
     ElementTree.fromstring(made)
     assert made.count("<math ") == 2 and made.count("<mtd") == 5 and "\\" not in made
     assert '<span class="eqno">(1)</span><math' in made and "Hide the code" not in made
-    assert made.endswith('<a class="b" href="other.xhtml#at">other</a>gone<a href="https://a.b/c">out</a></body></html>')
+    assert made.endswith('<a class="b" href="other.xhtml#at">other</a>gone · <a href="https://a.b/c">out</a></body></html>')
     assert re.findall(r'properties="mathml" id="(\w+)"', manifest) == ["one"]
     assert ebook.expand(r"\norm{\inner{a}{\}}}\Rest", macros) == r"\lVert \langle a, \}\rangle\rVert\Rest"

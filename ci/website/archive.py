@@ -1,4 +1,4 @@
-"""All records in one file: with what each field means, as a JSON Schema, and how to cite them."""
+"""All records in one file: with what each field means, a JSON Schema of those of runs, and how to cite them."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ def citation(root: Path, commit: str) -> str:
     return f"{authors}: {told['title']}. Version {told['version']}, commit {commit}. License: {told['license']}."
 
 
-def archive(files: Sequence[Path], readme: str, cite: str) -> bytes:
+def archive(runs: Sequence[Path], benchmarks: Sequence[Path], readme: str, cite: str) -> bytes:
     """A zip file of the records, byte for byte the same for the same ones."""
-    content = {f"records/{file.name}": file.read_bytes() for file in sorted(files)}
+    content = {f"records/{file.name}": file.read_bytes() for file in runs}
+    content |= {f"benchmarks/{file.name}": file.read_bytes() for file in benchmarks}
     content["README.md"] = readme.encode()
     content["schema.json"] = (json.dumps(schema(), indent=1, ensure_ascii=False) + "\n").encode()
     content["CITATION.txt"] = f"{cite}\n".encode()

@@ -12,14 +12,12 @@ from zipfile import ZipFile
 
 from latex2mathml.converter import convert
 
-__all__ = ["readable"]
-
 Macros = Mapping[str, str | list[str | int]]
 """As MathJax has them: by name what a command stands for, in a list with the number of its arguments."""
 
 _FORMULA = re.compile(r'(<(span|div) class="math[^>]*>(?:\s*<span class="eqno">.*?</span>)?)(.*?)(</\2>)', re.S)
 _TITLE_OF_OPEN_CELL = re.compile(r'<p class="expanded[^>]*>.*?</p>\s*', re.S)
-_LINK = re.compile(r'<a\b[^>]*\bhref="([^"#][^"]*)"[^>]*>(.*?)</a>', re.S)
+_LINK = re.compile(r'<a\b[^>]*\bhref="([^"#][^"]*)"[^>]*>(.*?)</a>( · )?', re.S)
 
 
 def readable(file: Path, macros: Macros) -> None:
@@ -53,7 +51,7 @@ def _page(text: str, name: str, names: Collection[str], macros: Macros) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(address.path)))
         if address.scheme or address.netloc or path in names:
             return found[0]
-        return "" if path.endswith(".csv") else found[2]
+        return "" if path.endswith(".csv") else found[2] + (found[3] or "")
 
     return _LINK.sub(link, _TITLE_OF_OPEN_CELL.sub("", _FORMULA.sub(formula, text)))
 

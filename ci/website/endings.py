@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,8 @@ import papermill
 from nbformat import NotebookNode
 
 from riembn.pages.drawn import DATA
+from website import where
+from website.benchmarks import Benchmark, benchmarks
 from website.contents import BookError, Page
 from website.digest import stores
 
@@ -75,14 +77,14 @@ def runs(folder: Path) -> dict[str, Run]:
     found = {}
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
-        where = record["environment"]
+        on = record["environment"]
         found[record["digest"]] = Run(
             name=file.stem,
             digest=record["digest"],
             seed=record["config"]["seed"],
-            commit=(where.get("commit") or "unknown")[:7] + ("*" if where.get("dirty") else ""),
-            device=where.get("cpu") if where.get("device") == "cpu" else where.get("device", "unknown"),
-            seconds=where.get("wall_seconds") or 0.0,
+            commit=where.commit(on),
+            device=where.device(on),
+            seconds=on.get("wall_seconds") or 0.0,
             config=record["config"],
             status=record["status"],
         )
@@ -98,21 +100,24 @@ def ending(
         root: Of the repository.
         page: The chapter.
         notebook: As papermill left it.
-        shown: The runs that it is drawn from: anchors of the figures and tables with them, by digest.
+        shown: The records that it is drawn from: anchors of the figures and tables with them, by the digest of a run
+            or the name of a benchmark.
         functions: Links to the functions that it calls.
     """
     told = notebook.metadata["riembn"]
     kept = {digest: run for folder in stores(root, told["profile"])[::-1] for digest, run in runs(folder).items()}
-    if gone := shown.keys() - kept.keys():
+    measured = benchmarks(root)
+    if gone := shown.keys() - kept.keys() - measured.keys():
         raise BookError(
-            f"{page.name}: drawn from {len(shown)} runs, of which {len(gone)} have no record any more; "
+            f"{page.name}: drawn from {len(shown)} records, of which {len(gone)} are not there any more; "
             f"run it again: ci/book {page.name}"
         )
     mine = [run for digest, run in kept.items() if digest in shown]
+    beside = [one for name, one in measured.items() if name in shown]
     declared = parameters(page, notebook)
     uses = [f"Functions used on this page: {functions}."] if functions else []
-    strip = _strip(notebook, mine, text_date(root, page))
-    return "\n\n".join([*uses, strip, _rerun(page, declared), _origin(notebook, mine, shown)])
+    strip = _strip(notebook, mine, beside, text_date(root, page))
+    return "\n\n".join([*uses, strip, _rerun(page, declared), _origin(notebook, mine, beside, shown)])
 
 
 def text_date(root: Path, page: Page) -> str:
@@ -135,14 +140,16 @@ def duration(seconds: float) -> str:
     return f"{size:.{unit.count('h')}f}\N{NO-BREAK SPACE}{unit}"
 
 
-def _strip(notebook: NotebookNode, mine: list[Run], date: str) -> str:
+def _strip(notebook: NotebookNode, mine: list[Run], measured: list[Benchmark], date: str) -> str:
     told = notebook.metadata["riembn"]
-    where = told["environment"]
+    on = told["environment"]
     items = [f"profile {told['profile']}"]
     if mine:
         seeds = len({run.seed for run in mine})
         items.append(f"{len(mine)} recorded runs, {seeds} {'seed' if seeds == 1 else 'seeds'}")
-    items += [f"commit {commit(where)}", f"torch {where['torch']}"] + ([f"text of {date}"] if date else [])
+    if measured:
+        items.append(f"measured on {_each(one.device for one in measured)}")
+    items += [f"commit {where.commit(on)}", f"torch {on['torch']}"] + ([f"text of {date}"] if date else [])
     return ":::{div} provenance\n" + " · ".join(items) + "\n:::"
 
 
@@ -170,26 +177,31 @@ def _rerun(page: Page, declared: list[Parameter]) -> str:
     )
 
 
-def _origin(notebook: NotebookNode, mine: list[Run], shown: Mapping[str, Sequence[str]]) -> str:
-    told = notebook.metadata["riembn"]
-    where = told["environment"]
-    device = where["cpu"] if where["device"] == "cpu" else where["device"]
+def _each(texts: Iterable[str]) -> str:
+    return ", ".join(sorted(set(texts)))
+
+
+def _origin(
+    notebook: NotebookNode, mine: list[Run], measured: list[Benchmark], shown: Mapping[str, Sequence[str]]
+) -> str:
+    on = notebook.metadata["riembn"]["environment"]
     rows = [
-        ("commit", commit(where) + (" with changes that were not committed" if where["dirty"] else "")),
-        ("device", device),
-        ("versions", f"Python {where['python']}, torch {where['torch']}, riembn {where['riembn']}"),
+        ("commit", where.commit(on) + (" with changes that were not committed" if on["dirty"] else "")),
+        ("device", where.device(on)),
+        ("versions", where.versions(on)),
     ]
     if mine:
         seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in mine}))
-        commits = ", ".join(sorted({run.commit for run in mine}))
-        devices = ", ".join(sorted({run.device for run in mine}))
         hours = duration(sum(run.seconds for run in mine))
         rows += [
             ("recorded runs", f"{len(mine)}, seeds {seeds}, {hours} of training"),
-            ("recorded on", f"{devices}; commit {commits}"),
+            ("recorded on", f"{_each(run.device for run in mine)}; commit {_each(run.commit for run in mine)}"),
         ]
     items = [f"{name}\n: {text}\n" for name, text in rows]
-    lines = [*items, *_listed(mine, shown)]
+    lines = [*items, *_runs(mine, shown), *_benchmarks(measured, shown)]
+    if mine or measured:
+        whole = '<a href="../_static/records.zip" download="">All records of the book in one file</a>'
+        lines += [f"{whole}, with what each field means.", ""]
     return "\n".join(
         [
             '<span id="origin"></span>',
@@ -203,32 +215,30 @@ def _origin(notebook: NotebookNode, mine: list[Run], shown: Mapping[str, Sequenc
     )
 
 
-def _listed(mine: list[Run], shown: Mapping[str, Sequence[str]]) -> list[str]:
+def _runs(mine: list[Run], shown: Mapping[str, Sequence[str]]) -> list[str]:
     """The recorded runs, each with its file and with what is drawn from it."""
-    if not mine:
-        return []
-
-    def link(anchor: str) -> str:
-        return f'<a href="#{anchor}">{anchor.partition("-")[2]}</a>'
-
-    places = {run.name: ", ".join(map(link, shown[run.digest])) for run in mine}
-    alike = len(set(places.values())) == 1
-    head = ("run", *([] if alike else ["shown in"]), "commit", "training")
-    links = [
+    rows = [
         (
             f'<a href="../_static/runs/{run.name}.json" download="">{run.name}</a>',
-            *([] if alike else [places[run.name]]), run.commit, duration(run.seconds),
+            _places(shown[run.digest]), run.commit, duration(run.seconds),
         )  # fmt: skip
         for run in sorted(mine, key=lambda run: run.name)
     ]
-    whole = '<a href="../_static/records.zip" download="">All records of the book in one file</a>'
-    same = [f"Each is shown in {places[mine[0].name]}.", ""] if alike else []
-    return [*same, table(head, links), "", f"{whole}, with what each field means.", ""]
+    head = ("run", "shown in", "commit", "training")
+    if len(rows) > 1 and len({places for _, places, *_ in rows}) == 1:
+        short = [(run, *rest) for run, _, *rest in rows]
+        return [f"Each is shown in {rows[0][1]}.", "", table((head[0], *head[2:]), short), ""]
+    return [table(head, rows), ""] if rows else []
 
 
-def commit(where: dict[str, Any]) -> str:
-    """A commit as one reads it; a star says that the package differed from it."""
-    return f"{where['commit'][:7]}{'*' if where['dirty'] else ''}" if where["commit"] else "unknown"
+def _benchmarks(measured: list[Benchmark], shown: Mapping[str, Sequence[str]]) -> list[str]:
+    """The records of ``ci/bench``, likewise."""
+    rows = [(one.link(one.name), _places(shown[one.name]), one.device, one.commit, one.versions) for one in measured]
+    return [table(("measurement", "shown in", "device", "commit", "versions"), rows), ""] if rows else []
+
+
+def _places(anchors: Sequence[str]) -> str:
+    return ", ".join(f'<a href="#{anchor}">{anchor.partition("-")[2]}</a>' for anchor in anchors)
 
 
 def _quoted(value: str) -> str:

@@ -1,29 +1,37 @@
-"""The table of the networks that ``riembn.split`` was tried on, drawn from the record of ``ci/bench split``."""
+"""The tables of the networks that ``riembn.split`` was tried on, drawn from the record of ``ci/bench split``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+from riembn.pages.drawn import csv_text
+from website.benchmarks import benchmarks
 from website.endings import table
+from website.numbers import below
 
-__all__ = ["SOURCES", "summary", "tried"]
-
+_RECORD = "split-cpu"
 SOURCES = ("torchvision", "timm", "riembn")
 
 _HEAD = (
     *("network", "weights", "rows span", "share", "time", "memory", "own ε"),
     *("tried", "largest change", "smallest change"),
 )
+_FIELDS = {
+    **{"network": "name", "error": "error", "weights": "weights", "on the sphere": "invariant", "share": "share"},
+    **{"seconds": "cpu_seconds", "peak bytes": "peak_bytes", "weight bytes": "weight_bytes", "own ε": "own_eps_change"},
+}
+"""Columns of the CSV files that the record has as they are."""
+
 _NB, _HYPHEN = "\N{NO-BREAK SPACE}", "\N{NON-BREAKING HYPHEN}"
 _USUAL = [4, 3, 64, 64]  # an example that is not named
 
 
 def summary(root: Path) -> str:
-    """One sentence on what the record says as a whole, and one on where it comes from."""
+    """What the record says as a whole, where it comes from, and the way to it."""
     record = _record(root)
     networks, where = record["networks"], record["environment"]
     checks = [one["check"] for one in networks if "error" not in one]
@@ -39,16 +47,43 @@ def summary(root: Path) -> str:
     return (
         f"{measured} networks were measured. They have {of:,} weights of two or more dimensions. "
         f"Of these {tried:,} were tried, and {wrong or 'no'} verdict{'s' * (wrong > 1)} came out wrong. "
-        f"The output changed by at most {largest:.0e} for a weight on the sphere, and by {smallest:.0e} or more for "
-        f"any other. A split took {passes[0]} to {passes[-1]} passes, {usual} in {passes.count(usual)} networks.\n\n"
+        f"The output changed by at most {_change(largest)} for a weight on the sphere, and by {_change(smallest)} "
+        f"or more for any other. A split took {passes[0]} to {passes[-1]} passes, {usual} in {passes.count(usual)} "
+        "networks.\n\n"
         f"Measured on {where['cpu']}, threads: {where['threads']}, with torch {where['torch']}, "
-        f"torchvision {where['versions']['torchvision']}, timm {where['versions']['timm']}, at commit {commits}{busy}."
+        f"torchvision {where['versions']['torchvision']}, timm {where['versions']['timm']}, at commit {commits}{busy}. "
+        f"{benchmarks(root)[_RECORD].link()}."
     )
 
 
 def tried(root: Path, source: str) -> str:
-    """A line a network of one source."""
-    return table(_HEAD, [_line(one) for one in _record(root)["networks"] if one["source"] == source])
+    """A line a network of one source; below it the way to its numbers and to the record."""
+    lines = table(_HEAD, [_line(one) for one in _record(root)["networks"] if one["source"] == source])
+    return f"{lines}\n\n{below(_file(source), benchmarks(root)[_RECORD].link())}"
+
+
+def numbers(root: Path) -> dict[str, bytes]:
+    """The numbers of each table as CSV, by the place of the file below ``_static``; none where there is no record."""
+    if _RECORD not in benchmarks(root):
+        return {}
+    networks = _record(root)["networks"]
+    return {_file(name): _csv([one for one in networks if one["source"] == name]).encode() for name in SOURCES}
+
+
+def _csv(networks: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for one in networks:
+        check = one.get("check", {"invariant": {}, "rest": {}, "wrong": {}})
+        on, off = check["invariant"], check["rest"]
+        rows.append(
+            [
+                *(one.get(field) for field in _FIELDS.values()),
+                *("×".join(map(str, one["example"])), ", ".join(one.get("granularities", ()))),
+                *(on.get("tried", 0) + off.get("tried", 0), len(check["wrong"])),
+                *(on.get("largest_change"), off.get("smallest_change")),
+            ]
+        )
+    return csv_text([*_FIELDS, "example", "rows span", "tried", "wrong", "largest change", "smallest change"], rows)
 
 
 def _line(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -87,4 +122,8 @@ def _change(value: float | None) -> str:
 
 
 def _record(root: Path) -> dict[str, Any]:
-    return json.loads((root / "book" / "benchmarks" / "split-cpu.json").read_text(encoding="utf-8"))
+    return json.loads((root / "book" / "benchmarks" / f"{_RECORD}.json").read_text(encoding="utf-8"))
+
+
+def _file(source: str) -> str:
+    return f"data/which-networks/{source}.csv"

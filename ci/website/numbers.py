@@ -1,14 +1,15 @@
-"""Under each figure and table: the file with its numbers, and the way to the runs that it is drawn from."""
+"""Under each figure and table: the file with its numbers, and the way to the records that it is drawn from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from nbformat import NotebookNode
 
 from riembn.pages.drawn import DATA
+from website.benchmarks import benchmarks
 from website.contents import BookError, Page
 
 
@@ -17,12 +18,12 @@ class Numbers:
     """What is behind the figures and tables of a page."""
 
     files: dict[str, bytes] = field(default_factory=dict)  # CSV, by their place below ``_static``
-    shown: dict[str, list[str]] = field(default_factory=dict)  # anchors of what is drawn from a run, by its digest
+    shown: dict[str, list[str]] = field(default_factory=dict)  # anchors by digest of a run or name of a benchmark
 
 
-def linked(page: Page, notebook: NotebookNode) -> Numbers:
-    """Put links under each figure and table of the notebook, and an anchor at each that is drawn from runs."""
-    found = Numbers()
+def linked(root: Path, page: Page, notebook: NotebookNode) -> Numbers:
+    """Put links under each figure and table of the notebook, and an anchor at each that is drawn from records."""
+    found, measured = Numbers(), benchmarks(root)
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", []) if DATA in out.get("data", {})]
     for out in outputs:
         told = out.data.pop(DATA)  # told to us, not to the reader
@@ -33,24 +34,30 @@ def linked(page: Page, notebook: NotebookNode) -> Numbers:
         if file in found.files:
             raise BookError(f"{page.name}: two figures or tables have the name {name!r}.")
         found.files[file] = told["csv"].encode()
-        line = _line(page, file, len(told["runs"]))
+        if gone := set(told["benchmarks"]) - measured.keys():
+            raise BookError(f"{page.name}: {name} is drawn from {gone.pop()}, which book/benchmarks has no record of.")
+        links = [_runs(page, len(told["runs"]))] if told["runs"] else []
+        line = below(file, *links, *(measured[one].link() for one in told["benchmarks"]))
         html = out.data["text/html"]
         end = html.rindex("</figure>") if what == "figure" else len(html)
         out.data["text/html"] = html[:end] + line + html[end:]
-        if told["runs"]:
+        if records := [*told["runs"], *told["benchmarks"]]:
             anchor = f"fig-{name}" if f'id="fig-{escape(name)}"' in html else f"data-{name}"
             if anchor.startswith("data-"):
                 out.data["text/html"] = f'<span id="{escape(anchor)}"></span>' + out.data["text/html"]
-            for digest in told["runs"]:
-                found.shown.setdefault(digest, []).append(anchor)
+            for record in records:
+                found.shown.setdefault(record, []).append(anchor)
     return found
 
 
-def _line(page: Page, file: str, runs: int) -> str:
-    links = [f'<a href="../_static/{escape(file)}" download="">Numbers (CSV)</a>']
-    if runs:
-        links.append(f'<a href="{page.name}.html#origin">{runs} recorded {"run" if runs == 1 else "runs"}</a>')
-    return f'<p class="riembn-data">{" · ".join(links)}</p>'
+def below(file: str, *links: str) -> str:
+    """The line below a figure or table: its numbers, a file below ``_static``, and links to its records."""
+    numbers = f'<a href="../_static/{escape(file)}" download="">Numbers (CSV)</a>'
+    return f'<p class="riembn-data">{" · ".join([numbers, *links])}</p>'
+
+
+def _runs(page: Page, count: int) -> str:
+    return f'<a href="{page.name}.html#origin">{count} recorded {"run" if count == 1 else "runs"}</a>'
 
 
 def _below_data(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from website import networks, tables
+from website import benchmarks, networks, tables
 from website.archive import archive, citation
 from website.contents import BookError, Page
 from website.digest import stores
@@ -49,7 +49,7 @@ def stage(root: Path, pages: Sequence[Page], profile: str) -> None:
 def _around(root: Path, page: Page, notebook: NotebookNode, known: dict[str, str]) -> dict[str, bytes]:
     """Add to a chapter, in place, what a page has and a notebook has not; the files that go with it."""
     functions = links(calls(notebook, known), known)
-    numbers = linked(page, notebook)
+    numbers = linked(root, page, notebook)
     end = nbformat.v4.new_markdown_cell(
         ending(root, page, notebook, numbers.shown, functions), id="generated-ending"
     )
@@ -83,6 +83,7 @@ def _filled(
         "<!-- chapters -->": lambda: tables.chapters(root, chapters),
         "<!-- versions -->": lambda: tables.versions(chapters),
         "<!-- runs -->": lambda: tables.recorded(root, profile),
+        "<!-- measurements -->": lambda: tables.measured(root),
         "<!-- networks -->": lambda: networks.summary(root),
         **{f"<!-- networks of {name} -->": partial(networks.tried, root, name) for name in networks.SOURCES},
         "<!-- cite records -->": lambda: citation(root, _commit(root)),
@@ -107,17 +108,20 @@ def _figure(page: Page, laid: dict[Page, NotebookNode], chapter: str, name: str)
 
 
 def _records(root: Path, profile: str, named: set[str]) -> dict[str, bytes]:
-    """Each record that a chapter is drawn from, and all records in one file."""
+    """Each record that a page is drawn from, and all records in one file."""
     files, *others = [sorted(folder.glob("*.json")) for folder in stores(root, profile)]
     found = {
         f"_static/runs/{file.name}": _compact(file)
         for file in [*sum(others, []), *files]
         if file.stem.rpartition("-")[2] in named
     }
+    measured = benchmarks.files(root)
+    found |= {f"_static/benchmarks/{file.name}": _compact(file) for file in measured}
+    found |= {f"_static/{name}": content for name, content in networks.numbers(root).items()}
     readme = root / "book" / "records" / "README.md"
     about = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    if files and (root / "CITATION.cff").is_file():
-        found["_static/records.zip"] = archive(files, about, citation(root, _commit(root)))
+    if (files or measured) and (root / "CITATION.cff").is_file():
+        found["_static/records.zip"] = archive(files, measured, about, citation(root, _commit(root)))
     return found
 
 

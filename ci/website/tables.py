@@ -1,4 +1,4 @@
-"""The tables that the pages on provenance ask for: chapters, versions, recorded runs."""
+"""The tables that the page on provenance asks for: chapters, versions, recorded runs, measurements."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
+from website import where
+from website.benchmarks import benchmarks
 from website.contents import Page
 from website.digest import records
-from website.endings import commit, duration, runs, table, used
+from website.endings import duration, runs, table, used
 from website.opening import reading_minutes, recorded_times
 
 SHOWN_VERSIONS = (
@@ -35,7 +37,7 @@ def chapters(root: Path, notebooks: dict[Page, NotebookNode]) -> str:
         code = sum(cell.cell_type == "code" for cell in notebook.cells)
         numbers = (str(code), str(len(used(notebook)) or "–"))
         reading = f"{reading_minutes(notebook)}\N{NO-BREAK SPACE}min"
-        made = (told["profile"], commit(told["environment"]))
+        made = (told["profile"], where.commit(told["environment"]))
         rows.append((f"[](/{page.document})", reading, *seconds, *numbers, *made))
     head = ("chapter", "to read", "to run", "slowest cell", "cells", "recorded runs", "profile", "commit")
     return table(head, rows)
@@ -43,9 +45,9 @@ def chapters(root: Path, notebooks: dict[Page, NotebookNode]) -> str:
 
 def versions(notebooks: dict[Page, NotebookNode]) -> str:
     """Device, Python and packages that the chapters ran with."""
-    where = [notebook.metadata["riembn"]["environment"] for notebook in notebooks.values()]
-    devices = sorted({one["cpu"] if one["device"] == "cpu" else one["device"] for one in where})
-    rows = [("device", ", ".join(devices)), ("Python", ", ".join(sorted({one["python"] for one in where})))]
+    ran = [notebook.metadata["riembn"]["environment"] for notebook in notebooks.values()]
+    devices, pythons = (sorted(set(texts)) for texts in (map(where.device, ran), (one["python"] for one in ran)))
+    rows = [("device", ", ".join(devices)), ("Python", ", ".join(pythons))]
     rows += [(name, metadata.version(name)) for name in SHOWN_VERSIONS]
     return table(("what", "which"), rows)
 
@@ -72,3 +74,9 @@ def recorded(root: Path, profile: str) -> str:
         )
     head = ("network", "data", "method", "runs", "diverged", "seeds", "training time", "commits")
     return table(head, rows)
+
+
+def measured(root: Path) -> str:
+    """A line for each record of ``ci/bench``."""
+    rows = [(one.link(one.name), one.device, one.commit, one.versions) for one in benchmarks(root).values()]
+    return table(("measurement", "device", "commit", "versions"), rows)

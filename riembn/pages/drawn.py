@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,28 @@ from riembn.pages.draw import told
 from riembn.pages.palette import IN_CSS
 
 DATA = "application/vnd.riembn.data+json"
-"""The kind of output by which a figure or table hands its name, numbers and runs to the builder of the page."""
+"""The kind of output by which a figure or table hands its name, numbers and records to the builder of the page."""
 
 _HOVER_POINTS = 3000  # of one figure; a denser curve is thinned for the page, never in its CSV file
 
 
-def behind(name: str | None, numbers: str, runs: Iterable[str] = ()) -> dict[str, Any]:
-    """What the builder of the page is told of a figure or table: its name, its numbers as CSV, digests of its runs.
+def behind(
+    name: str | None, numbers: str, runs: Iterable[str] = (), benchmarks: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """What the builder of the page is told of a figure or table.
+
+    Its name, its numbers as CSV, the digests of its runs, and the names of its benchmarks, such as ``step-cpu``.
 
     Raises:
-        ValueError: If a run has no digest.
+        ValueError: If a run has no digest, or a benchmark is none.
     """
-    digests = set(runs)
+    digests, measured = set(runs), list(benchmarks)
     if not all(isinstance(digest, str) for digest in digests):
         raise ValueError("runs: one has no digest; give those of recorded runs, as `Study.frame` has them.")
-    return {"name": name, "csv": numbers, "runs": sorted(digests)}
+    if not all(isinstance(one, Mapping) and {"benchmark", "device"} <= one.keys() for one in measured):
+        raise ValueError("benchmarks: one is no record of ci/bench; give a list of those of `chapter.benchmarks`.")
+    names = {f"{one['benchmark']}-{one['device']}" for one in measured}
+    return {"name": name, "csv": numbers, "runs": sorted(digests), "benchmarks": sorted(names)}
 
 
 def series(fig: Figure) -> list[dict[str, Any]]:

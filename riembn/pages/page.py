@@ -11,7 +11,7 @@ import io
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,14 @@ _HYPHENATED = re.compile(r"(?<![\w-])\w[\w.]*(?:-[\w.]+)+(?![\w-])")  # a name s
 
 
 def show(
-    fig: Figure, *, caption: str, alt: str, name: str | None = None, phone: bool = True, runs: Iterable[str] = ()
+    fig: Figure,
+    *,
+    caption: str,
+    alt: str,
+    name: str | None = None,
+    phone: bool = True,
+    runs: Iterable[str] = (),
+    benchmarks: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """Put a figure on the page, with a caption for all readers and a text for those who do not see it.
 
@@ -64,9 +71,10 @@ def show(
         name: The anchor of the figure: ``name="drift"`` is reached by ``#fig-drift``.
         phone: Draw it a second time for phones, panels of a row stacked. False: let phones scroll.
         runs: Digests of the recorded runs that it is drawn from: ``frame["digest"]``.
+        benchmarks: Records of ``ci/bench`` that it is drawn from, as `riembn.pages.chapter.benchmarks` gives them.
 
     Raises:
-        ValueError: If ``caption`` or ``alt`` is empty, or a run has no digest.
+        ValueError: If ``caption`` or ``alt`` is empty, a run has no digest, or a benchmark is none.
     """
     from IPython.display import display
 
@@ -86,7 +94,7 @@ def show(
         f"{json_script({**points, 'drawings': scenes})}</div>"
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
-    told = behind(name, numbers, runs)
+    told = behind(name, numbers, runs, benchmarks)
     display({"text/html": page, "text/plain": f"{caption} {alt}", DATA: told}, raw=True)
 
 
@@ -104,6 +112,7 @@ def table(
     formats: dict[str, str | Callable[[Any], str]] | None = None,
     name: str | None = None,
     runs: Iterable[str] = (),
+    benchmarks: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """Put a data frame on the page; a wide one scrolls on its own, and the index is left out.
 
@@ -114,9 +123,10 @@ def table(
         formats: For a column a format such as ``"{:.2f}"``, or a function from the value to its text.
         name: Of the file with its numbers; otherwise the page counts its tables.
         runs: Digests of the recorded runs that it is drawn from: ``frame["digest"]``.
+        benchmarks: Records of ``ci/bench`` that it is drawn from, as `riembn.pages.chapter.benchmarks` gives them.
 
     Raises:
-        ValueError: If a run has no digest.
+        ValueError: If a run has no digest, or a benchmark is none.
     """
     from IPython.display import display
 
@@ -147,7 +157,7 @@ def table(
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     numbers = csv_text([str(name) for name in frame.columns], frame.itertuples(index=False))
-    told = behind(name, numbers, runs)
+    told = behind(name, numbers, runs, benchmarks)
     display({"text/html": page, "text/plain": frame.to_string(index=False), DATA: told}, raw=True)
 
 
