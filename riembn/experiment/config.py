@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from ..data import Datasets, content_digest, datasets
 from ..methods import REST, SHARED, Method, defaults_of, methods
@@ -44,15 +44,11 @@ _NEUTRAL: dict[str, Any] = {
     "drop_factor": 0.2,
 }
 _CONTROLS = frozenset({"decay_on", "lengths"})  # of the baseline: what its decay and its lengths do
-_MAY_BE_NONE = ("grad_clip",)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Entry(Kind):
     """A name of an open table that checks its names itself."""
-
-    def __init__(self, table: Networks | Datasets) -> None:
-        super().__init__()
-        object.__setattr__(self, "table", table)
 
     table: Networks | Datasets
 
@@ -134,8 +130,8 @@ class RunConfig:
         ValueError, TypeError: In one line: the field, what was given, what is accepted.
     """
 
-    network: str = declared(_Entry(networks))
-    dataset: str = declared(_Entry(datasets))
+    network: str = declared(_Entry(table=networks))
+    dataset: str = declared(_Entry(table=datasets))
     method: str = declared(Name(known=lambda: tuple(methods)))
     epochs: int = declared(Whole(low=1))
     lr: float = declared(Number(open_low=True))
@@ -143,7 +139,7 @@ class RunConfig:
     dropout: float = declared(Number(high=0.99), 0.0)
     train_size: int | None = declared(Whole(none=True, low=1), None)
     holdout: int = declared(Whole(), 0)
-    rule: Literal["invariant", "paper"] = declared(Name(known=lambda: ("invariant", "paper")), "invariant")
+    rule: Literal["invariant", "paper"] = "invariant"
     batch_size: int = declared(Whole(low=2), 128)  # one image alone has no batch statistics
     rest: str | None = declared(Name(none=True, known=lambda: tuple(REST)), None)
     rest_options: Options = declared(OptionsKind(), Options())
@@ -156,34 +152,22 @@ class RunConfig:
     beta2: float | None = declared(Number(none=True, high=0.999999), 0.99)
     options: Options = declared(OptionsKind(), Options())
     weight_decay: float = declared(Number(), 5e-4)
-    decay_on: Literal["all", "invariant", "rest"] = declared(
-        Name(known=lambda: ("all", "invariant", "rest")), "all"
-    )
-    lengths: Literal["free", "frozen", "replayed"] = declared(
-        Name(known=lambda: ("free", "frozen", "replayed")), "free"
-    )
+    decay_on: Literal["all", "invariant", "rest"] = "all"
+    lengths: Literal["free", "frozen", "replayed"] = "free"
     row_scale: int = declared(Whole(), 0)
     start_noise: float = declared(Number(), 0.0)
-    schedule: Literal["steps", "cosine", "linear", "one-cycle"] = declared(
-        Name(known=lambda: ("steps", "cosine", "linear", "one-cycle")), "steps"
-    )
+    schedule: Literal["steps", "cosine", "linear", "one-cycle"] = "steps"
     warmup: float = declared(Number(), 0.0)
     drops: tuple[int, ...] = declared(Epochs(), ())
     drop_factor: float = declared(Number(high=1, open_low=True), 0.2)
     bn_decay: float = declared(Number(high=0.9999), 0.99)
-    loss: Literal["cross-entropy", "squared"] = declared(
-        Name(known=lambda: ("cross-entropy", "squared")), "cross-entropy"
-    )
+    loss: Literal["cross-entropy", "squared"] = "cross-entropy"
     label_smoothing: float = declared(Number(high=0.99), 0.0)
     augment: bool = declared(Flag(), False)
     padding: int = declared(Whole(), 4)
     flip: bool = declared(Flag(), True)
-    pixels: Literal["standardize", "unit"] = declared(
-        Name(known=lambda: ("standardize", "unit")), "standardize"
-    )
-    precision: Literal["float32", "bfloat16", "float16"] = declared(
-        Name(known=lambda: ("float32", "bfloat16", "float16")), "float32"
-    )
+    pixels: Literal["standardize", "unit"] = "standardize"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     accumulate: int = declared(Whole(low=1), 1)
     evaluate_at: tuple[int, ...] = declared(Epochs(), ())
     seed: int = declared(Whole(), 0)
@@ -259,11 +243,11 @@ class RunConfig:
         ``rest`` and ``rest_lr`` where they were the old method's own. Options of another method or rest are not
         kept. Of an image folder the content is not looked at again.
         """
-        _refuse_unknown(changes, TypeError)
-        if not _known(self.as_dict()):  # a record's, whose code is not here
-            return self._recorded({**{name: getattr(self, name) for name in FIELDS}, **changes})
-        how = methods[self.method]
+        refuse_unknown("RunConfig", changes)
         fields = {name: getattr(self, name) for name in FIELDS}
+        if not _known(self.as_dict()):  # a record's, whose code is not here
+            return self._recorded({**fields, **changes})
+        how = methods[self.method]
         for name in _NEUTRAL.keys() - acting(how, fields):
             del fields[name]
         if fields.get("rest_lr") == how.rest_lr_of(self.rule, self.rest):
@@ -296,7 +280,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> RunConfig:
         """The inverse of `as_dict`; fields that are missing take their defaults."""
-        _refuse_unknown(fields, ValueError)
+        refuse_unknown("RunConfig", fields, ValueError)
         return cls._recorded(fields) if fields.get("code") or not _known(fields) else cls(**fields)
 
     @classmethod
@@ -323,8 +307,12 @@ class RunConfig:
 FIELDS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 """Every field with its default."""
 
-KINDS: dict[str, Kind] = {field.name: field.metadata["kind"] for field in dataclasses.fields(RunConfig)}
-"""Every field with what it accepts."""
+_TYPES = get_type_hints(RunConfig)
+KINDS: dict[str, Kind] = {
+    field.name: field.metadata.get("kind") or Name(known=functools.partial(get_args, _TYPES[field.name]))
+    for field in dataclasses.fields(RunConfig)
+}
+"""Every field with what it accepts: what it is declared with, or one of the names of its type."""
 
 # What a digest leaves out: the defaults, and of fields whose default was once another, that one.
 _LEFT_OUT = {**FIELDS, "rest": "sgd", "rest_lr": 0.01}
@@ -417,10 +405,10 @@ def _known(fields: Mapping[str, Any]) -> bool:
     return fields.get("method") in methods
 
 
-def _refuse_unknown(fields: Mapping[str, Any], error: type[Exception]) -> None:
-    unknown = sorted(set(fields) - FIELDS.keys())
-    if unknown:
-        raise error(f"RunConfig: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
+def refuse_unknown(caller: str, names: Iterable[str], error: type[Exception] = TypeError) -> None:
+    """Raise an error, TypeError unless another is given, if one of the names is no field's."""
+    if unknown := sorted(set(names) - FIELDS.keys()):
+        raise error(f"{caller}: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
 
 
 def _portable(dataset: str) -> str:

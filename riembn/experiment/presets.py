@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..methods import methods
-from .config import FIELDS, RunConfig, acting, refuse_idle
+from .config import RunConfig, acting, refuse_idle, refuse_unknown
 
 _CIFAR_NETWORKS = ("vgg-13", "vgg-19", "wrn-28-10", "wrn-40-10")
 _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
@@ -141,14 +141,13 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
     network, dataset, method = parts.groups()
     if method not in methods:
         raise ValueError(f"preset: unknown method {method!r} in {name!r}; give one of {', '.join(methods)}.")
-    unknown = sorted(set(overrides) - FIELDS.keys())
-    if unknown:
-        raise TypeError(f"preset: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
+    refuse_unknown("preset", overrides)
+    settings = {"network": network, "dataset": dataset, "method": method, **_EVERYWHERE}
     if profile == "paper":
-        settings = _paper(name, network, dataset, method)
+        settings |= _paper(name, network, dataset, method)
     elif profile in PROFILES:
-        _check_names(network, dataset, method)
-        settings = _small(PROFILES[profile], network, dataset, method)
+        RunConfig(network=network, dataset=dataset, method=method, epochs=1, lr=1.0)  # refuses what is to be shrunk too
+        settings |= _small(PROFILES[profile], network, dataset, method)
     else:
         raise ValueError(f"preset: unknown profile {profile!r}; give smoke, laptop or paper.")
     if "epochs" in overrides and "drops" not in overrides:
@@ -160,8 +159,7 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
 
 def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]:
     if network in YI_CELLS.get(dataset, ()) or (network in YI_IMAGENET and dataset.startswith("imagefolder:")):
-        settings = {"network": network, "dataset": dataset, "method": method, **_EVERYWHERE}
-        settings |= {**method_settings(method, dataset), **_YI, **({} if dataset in YI_CELLS else _IMAGENET)}
+        settings = {**method_settings(method, dataset), **_YI, **({} if dataset in YI_CELLS else _IMAGENET)}
         if methods[method].kind == "rows":
             settings["rest_lr"] = 0.1
         return settings
@@ -170,17 +168,10 @@ def _paper(name: str, network: str, dataset: str, method: str) -> dict[str, Any]
         known["imagefolder:PATH"] = YI_IMAGENET
         cells = "; ".join(f"{data}: {', '.join(networks)}" for data, networks in known.items())
         raise ValueError(f"preset: no cell of the papers is called {name!r}; profile='paper' has {cells}.")
-    settings = {"network": network, "dataset": dataset, "method": method, **_EVERYWHERE}
-    settings |= _SVHN if dataset == "svhn" else _CIFAR
-    settings |= method_settings(method, dataset)
+    settings = {**(_SVHN if dataset == "svhn" else _CIFAR), **method_settings(method, dataset)}
     if network.startswith("wrn"):
         settings["dropout"] = _WRN_DROPOUT[dataset]
     return settings
-
-
-def _check_names(network: str, dataset: str, method: str) -> None:
-    """Refuse a name even where only its family is kept."""
-    RunConfig(network=network, dataset=dataset, method=method, epochs=1, lr=1.0)
 
 
 def method_settings(method: str, dataset: str) -> dict[str, Any]:
@@ -197,22 +188,15 @@ def method_settings(method: str, dataset: str) -> dict[str, Any]:
 
 
 def _small(profile: Profile, network: str, dataset: str, method: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "network": network,
-        "dataset": dataset,
-        "method": method,
-        **_EVERYWHERE,
-        **method_settings(method, "small"),
-        **profile.settings,
-    }
+    settings = {**method_settings(method, "small"), **profile.settings}
     # Only the papers' families shrink; a network of somebody's own is meant as it is, and so is a data set.
     for family, (small, width) in profile.networks.items():
         if network.startswith(family):
             settings |= {"network": small, "width": width}
     # A preset that names a small data set means it, when the profile's data set is not a smaller one.
     if dataset in PAPER_CELLS or (dataset in _SMALL_DATASETS and profile.stand_in == "digits"):
-        settings["dataset"] = profile.stand_in
-    if settings["dataset"] not in (*PAPER_CELLS, *_SMALL_DATASETS):
+        settings["dataset"] = dataset = profile.stand_in
+    if dataset not in (*PAPER_CELLS, *_SMALL_DATASETS):
         settings["train_size"] = None
     return settings
 

@@ -63,14 +63,7 @@ class Store:
         Raises:
             ValueError: If a file is damaged: which, and why.
         """
-        for path in sorted(self.path.glob("*.json")):
-            try:
-                record = read_record(path)
-            except ValueError as error:
-                if damaged is None:
-                    raise
-                damaged(str(error))
-                continue
+        for _, record in self._files(damaged):
             yield record
 
     def frame(self, damaged: Callable[[str], None] | None = None) -> pandas.DataFrame:
@@ -109,13 +102,8 @@ class Store:
 
     def verify(self) -> list[str]:
         """What is wrong with the store's files, one line each: damaged records, and records of another name."""
-        wrong = []
-        for path in sorted(self.path.glob("*.json")):
-            try:
-                record = read_record(path)
-            except ValueError as error:
-                wrong.append(str(error))
-                continue
+        wrong: list[str] = []
+        for path, record in self._files(wrong.append):
             if not path.stem.endswith(record.digest):
                 wrong.append(
                     f"Store: {path} holds the run {record.digest}, which its name does not say; "
@@ -134,8 +122,8 @@ class Store:
         if not source.path.is_dir():
             raise ValueError(f"Store: there is no store {source.path} to take records from.")
         new = []
-        for path in sorted(source.path.glob("*.json")):
-            theirs, place = read_record(path), self.path / path.name
+        for path, theirs in source._files():
+            place = self.path / path.name
             if not place.exists():
                 new.append((place, path.read_bytes()))
             elif not read_record(place).same_result(theirs):
@@ -150,18 +138,23 @@ class Store:
         Those of a damaged record stay: it would have to be trained again from them; ``damaged`` as for `records`.
         """
         freed = 0
-        for path in sorted(self.path.glob("*.json")):
-            try:
-                read_record(path)
-            except ValueError as error:
-                if damaged is None:
-                    raise
-                damaged(str(error))
-                continue
+        for path, _ in self._files(damaged):
             folder = self.path / "checkpoints" / path.stem
             freed += sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
             shutil.rmtree(folder, ignore_errors=True)
         return freed
+
+    def _files(self, damaged: Callable[[str], None] | None = None) -> Iterator[tuple[Path, Record]]:
+        """Each record with its file; ``damaged`` as for `records`."""
+        for path in sorted(self.path.glob("*.json")):
+            try:
+                record = read_record(path)
+            except ValueError as error:
+                if damaged is None:
+                    raise
+                damaged(str(error))
+            else:
+                yield path, record
 
     def _note(self, config: RunConfig) -> Path:
         return self.path / "checkpoints" / f"{config.name}.failed"
