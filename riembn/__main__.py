@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .additions import load_plugin
-from .evidence import claims, stats
 from .experiment import Record, RunConfig, Store, grid, preset
 from .experiment.config import FIELDS, KINDS, acts
 from .experiment.fields import listed, written
@@ -169,6 +168,8 @@ def _report(options: argparse.Namespace) -> int:
 
 def _claims(frame: pandas.DataFrame) -> Iterator[str]:
     """What the records say of each claim, and by which comparisons."""
+    from .evidence import claims
+
     verdicts = claims.judge(frame)
     number = sum(len(verdict.deciding) for verdict in verdicts)
     if number:
@@ -180,6 +181,8 @@ def _claims(frame: pandas.DataFrame) -> Iterator[str]:
 
 def _over_seeds(records: Sequence[Record]) -> Iterator[str]:
     """The errors of each configuration at its end: mean with its interval, and median."""
+    from .evidence import stats
+
     seeds: dict[str, list[Record]] = {}
     for record in records:
         alike = {**record.config.as_dict(), "seed": None}  # as recorded: its code or folder need not be here

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import pandas
 
 from .intervals import Difference, difference, spelled
 from .pairs import AT_EDGE
@@ -30,9 +31,6 @@ from .rules import (
 )
 from .settings import cells, prepare
 from .verdicts import Question, Settled, answer, settle, together
-
-if TYPE_CHECKING:
-    import pandas
 
 PLANNED = 10  # seeds, at most; a comparison with more was looked at before, with some of them
 PROVED, PROVED_IN_PART = "proved", "proved in part"
@@ -139,11 +137,11 @@ def judge(frame: pandas.DataFrame) -> list[Verdict]:
     alike = list(cells(runs)) if len(runs) else []
     heard = {key: _hear(claim, alike) for key, claim in CLAIMS.items()}
     deciding = [c for comparisons, _ in heard.values() for c in comparisons if _decides(c, comparisons)]
-    settled = settle([_difference(c) for c in deciding], [_question(c) for c in deciding])
+    settled = settle([difference(c.values, c.baseline) for c in deciding], [_question(c) for c in deciding])
     by_comparison = dict(zip(map(id, deciding), settled, strict=True))
     verdicts = []
     for key, (comparisons, notes) in heard.items():
-        findings = [Finding(c, _difference(c), by_comparison.get(id(c))) for c in comparisons]
+        findings = [Finding(c, difference(c.values, c.baseline), by_comparison.get(id(c))) for c in comparisons]
         findings.sort(key=lambda finding: finding.settled is None)
         verdicts.append(_verdict(key, findings, notes))
     return verdicts
@@ -182,10 +180,6 @@ def _decides(one: Comparison, all_of_claim: Sequence[Comparison]) -> bool:
 def _question(comparison: Comparison) -> Question:
     """What is asked of a comparison, and how many times."""
     return replace(comparison.question, looks=1 if len(comparison.values) <= PLANNED else 2)
-
-
-def _difference(comparison: Comparison) -> Difference:
-    return difference(comparison.values, comparison.baseline)
 
 
 def _settings(all_of_claim: Iterable[str]) -> str:

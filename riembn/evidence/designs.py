@@ -16,7 +16,8 @@ import torch
 from .. import models
 from ..experiment.config import RunConfig
 from ..experiment.presets import preset
-from .study import TUNING_SEEDS, Study
+from .settings import TUNING_SEEDS
+from .study import Study
 
 METHODS = ("sgd", "sgd-g", "adam-g", "psi-sgd")
 SEEDS = range(10)
@@ -47,6 +48,10 @@ _TRIES: dict[str, Any] = {
     "adam-g": {"lr": _RATES_ADAM, "rest_lr": _REST},
     "psi-sgd": [{**one, "rest_lr": rest_lr} for one in _PSI for rest_lr in _REST],
 }
+_RATES_ALONE: dict[str, Any] = {
+    "sgd": {"lr": _RATES}, "sgd-g": {"lr": _RATES}, "adam-g": {"lr": _RATES_ADAM}, "psi-sgd": _PSI,
+}  # fmt: skip
+_PAPER = {name: {"alpha": 0.1} for name in ("sgd-g", "adam-g")}
 # Where the rate is the angle of a step, radians, they lie around that of SGD-G; elsewhere around the source's.
 _RELATIVES = {
     "pbwn": _RATES,
@@ -68,8 +73,7 @@ def cell(**fields: object) -> RunConfig:
 
 def ends() -> list[Study]:
     """Block A (C1, C2, C3, P3): test error and clean training loss at the end, each method tuned alike."""
-    paper = {name: {"alpha": 0.1} for name in ("sgd-g", "adam-g")}
-    return [Study(cell(), methods=METHODS, settings=paper, baseline="sgd", seeds=SEEDS, tune=_TRIES)]
+    return [Study(cell(), methods=METHODS, settings=_PAPER, baseline="sgd", seeds=SEEDS, tune=_TRIES)]
 
 
 def ends_without_decay() -> list[Study]:
@@ -130,15 +134,10 @@ def early() -> list[Study]:
         Study(
             cell(epochs=4, drops=(), evaluate_at=(4,)),
             methods=METHODS,
-            settings={name: {"alpha": 0.1} for name in ("sgd-g", "adam-g")},
+            settings=_PAPER,
             baseline="sgd",
             seeds=SEEDS,
-            tune={
-                "sgd": {"lr": _RATES},
-                "sgd-g": {"lr": _RATES},
-                "adam-g": {"lr": _RATES_ADAM},
-                "psi-sgd": _PSI,
-            },
+            tune=_RATES_ALONE,
             tune_by="clean_loss",
         )
     ]
@@ -196,9 +195,9 @@ def starts() -> list[Study]:
 
 def ablations() -> list[Study]:
     """Block E (C5, C6): no clipping, and no L^O, each tuned by itself, against both at the release's values."""
-    rates = {"sgd-g": {"lr": _RATES}, "adam-g": {"lr": _RATES_ADAM}}
     base = cell(method="sgd-g", lr=0.2, alpha=0.1, rest_lr=0.1)
-    asked: dict[str, Any] = {"methods": ("sgd-g", "adam-g"), "tune": rates, **TWICE["E"]}
+    rates = {name: _RATES_ALONE[name] for name in _PAPER}
+    asked: dict[str, Any] = {"methods": list(_PAPER), "tune": rates, **TWICE["E"]}
     return [
         Study(base, vary={"grad_clip": [0.1, None]}, baseline={"grad_clip": 0.1}, **asked),
         Study(base, vary={"alpha": [0.1, 0.0]}, baseline={"alpha": 0.0}, **asked),
@@ -222,7 +221,6 @@ def relatives() -> list[Study]:
     """Block R: what others have made of the same rows, beside block A's methods: six rates each, rest_lr 0.1."""
     own = {name: {"rest_lr": 0.1, "alpha": 0.1} for name in ("sgd-g", "adam-g")}
     others = {name: {"rest_lr": 0.1} for name in ("psi-sgd", *_RELATIVES)}
-    rates = {"sgd": _RATES, "sgd-g": _RATES, "adam-g": _RATES_ADAM, **_RELATIVES}
     return [
         Study(
             cell(),
@@ -230,7 +228,7 @@ def relatives() -> list[Study]:
             settings={**own, **others},
             baseline="sgd",
             seeds=range(5),
-            tune={**{name: {"lr": values} for name, values in rates.items()}, "psi-sgd": _PSI},
+            tune={**_RATES_ALONE, **{name: {"lr": rates} for name, rates in _RELATIVES.items()}},
         )
     ]
 

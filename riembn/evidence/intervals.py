@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy
+from scipy import special
+
 LEVEL = 0.05  # chance of a false statement, for all comparisons that are corrected together
 POWER = 0.8  # chance that an effect of the smallest detectable size is seen
 FEWEST_RESAMPLED = 10
@@ -49,9 +52,6 @@ def interval(
     Raises:
         ValueError: If there are too few values, or one is not finite.
     """
-    import numpy
-    from scipy import special
-
     sample = numpy.asarray(values, dtype=float)
     if sample.ndim != 1 or len(sample) < 2 or not numpy.isfinite(sample).all():
         raise ValueError(
@@ -139,8 +139,6 @@ def difference(values: Sequence[float], baseline: Sequence[float], *, confidence
     Raises:
         ValueError: If there are fewer than two pairs, or something is not finite.
     """
-    import numpy
-
     first, second = (numpy.asarray(side, dtype=float) for side in (values, baseline))
     if first.shape != second.shape:
         raise ValueError(f"difference: {len(first)} values and {len(second)} of the baseline; give pairs.")
@@ -154,8 +152,6 @@ def difference(values: Sequence[float], baseline: Sequence[float], *, confidence
 
 def _student(t: float, n: int) -> float:
     """The chance that Student's t of n values lies below; `scipy.stats` gives the same, a hundred times slower."""
-    from scipy import special
-
     return float(special.stdtr(n - 1, t))
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas
 
 from .readings import angle_at_drop
 from .settings import NAMES, OF_METHOD, curves
-
-if TYPE_CHECKING:
-    import pandas
 
 # What decides over what; a comparison of rank below 0 never does. A running loss is the last to be asked.
 TUNED, PRESET, OWN, RUNNING, CONTROL = 3, 2, 1, 0, -1
@@ -37,8 +35,6 @@ class Pair:
     @property
     def runs(self) -> pandas.DataFrame:
         """Those of both curves."""
-        import pandas
-
         return pandas.concat([self.first, self.second])
 
 
@@ -70,7 +66,7 @@ def ablations(
     for first in (curve for curve in mine if curve[field].iloc[0] == used):
         for second in (curve for curve in mine if curve[field].iloc[0] == without):
             method = NAMES[first["method"].iloc[0]]
-            what = f"{symbol} = {used:g} minus {_none(symbol, without)}"
+            what = f"{symbol} = {used:g} minus {'no bound' if without else f'{symbol} = 0'}"
             if _are_tuned(first, second, by="rate_tries") and _alike(first, second, but=(field, "lr")):
                 label = f"{method}, {what}, {rate(first)} and {rate(second)}"
                 yield Pair(label, _how_tuned(first, second, by="rate_tries"), first, second, TUNED, method)
@@ -144,17 +140,13 @@ def variants(runs: pandas.DataFrame, plain: pandas.DataFrame, field: str) -> lis
 def _alike(first: pandas.DataFrame, second: pandas.DataFrame, but: Sequence[str]) -> bool:
     """Whether two curves of a cell have equal settings, all but some."""
     one, other = first.iloc[0], second.iloc[0]
-    names = [name for name in OF_METHOD if name in first.columns and name not in but]
+    names = [name for name in OF_METHOD if name not in but]
     return all(one[name] == other[name] or (one[name] != one[name] and other[name] != other[name]) for name in names)
 
 
 def rate(curve: pandas.DataFrame) -> str:
     """The rate of a curve, in words."""
     return f"at rate {curve['lr'].iloc[0]:g}"
-
-
-def _none(symbol: str, value: float) -> str:
-    return f"{symbol} = 0" if value == 0 else "no bound"
 
 
 def _are_tuned(*several: pandas.DataFrame, by: str = "tries") -> bool:

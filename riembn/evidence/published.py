@@ -7,10 +7,7 @@ perspective", Tables 1 and 2 (accuracy, percent, mean of five runs; ImageNet thr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas
+import pandas
 
 CHO_LEE_METHODS = ("sgd", "sgd-g", "adam-g")
 CHO_LEE: dict[tuple[str, str], tuple[float, ...]] = {
@@ -69,7 +66,5 @@ def yi(*, decay: bool) -> pandas.DataFrame:
 
 
 def _table(cells: dict[tuple[str, str], tuple[float, ...]], methods: tuple[str, ...]) -> pandas.DataFrame:
-    import pandas
-
     rows = [[*cell, *values] for cell, values in cells.items()]
     return pandas.DataFrame(rows, columns=["dataset", "network", *methods])

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas
 
 from . import stats
-
-if TYPE_CHECKING:
-    import pandas
 
 CLASSES = {"cifar100": 100}  # ten, elsewhere
 LONG = 3.0  # a stage of so many time constants lets a row's length come within 5 % of its balance
@@ -73,8 +72,6 @@ def change_in_stage(stage: int) -> Callable[[pandas.DataFrame], pandas.Series]:
                 changes[seed] = losses.iloc[-math.ceil(len(losses) / 3) :].mean() - losses.iloc[0]
         if len(changes) < within["seed"].nunique() or not changes:
             raise Untested(f"the stage has fewer than {SHORTEST} epochs with a clean loss after {SETTLING} steps")
-        import pandas
-
         return pandas.Series(changes)
 
     return read
@@ -143,8 +140,6 @@ def angle_over_balance(curve: pandas.DataFrame) -> pandas.Series:
             f"lengths still {'fall' if drift < 0 else 'grow'}, which moves the angle by {moved:.0f} %; "
             f"at most {100 * (1 - math.sqrt(1 - DRIFT)):.0f} % is taken for balance"
         )
-    import pandas
-
     each = {seed: predicted_angle(one, share * pull / (1 - one["momentum"])) for seed, share in shares.items()}
     return pandas.Series({seed: angle / each[seed] for seed, angle in measured.items()})
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import pandas
 
 from .pairs import (
     CONTROL,
@@ -37,9 +39,6 @@ from .readings import (
 )
 from .settings import NAMES, curves
 from .verdicts import Question
-
-if TYPE_CHECKING:
-    import pandas
 
 # Differences that do not matter: in points of error, in loss, as a share of an angle, in points of disagreement.
 POINTS, LOSS, ANGLE, DISAGREEMENT = 0.3, 0.01, 0.05, 1.0

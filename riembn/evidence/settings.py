@@ -7,15 +7,13 @@ epochs, which is what such runs are for. It is *preset* if it has the settings o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas
 
 from ..experiment.config import FIELDS
 from ..experiment.presets import method_settings
-
-if TYPE_CHECKING:
-    import pandas
 
 NAMES = {"sgd": "SGD", "sgd-g": "SGD-G", "adam-g": "Adam-G", "psi-sgd": "PSI-SGD"}
 TUNING_SEEDS = (100, 101)
@@ -34,11 +32,6 @@ _CELL = [*(name for name in FIELDS if name not in (*OF_METHOD, *_OF_RUN)), "deca
 _READ = {"dataset", "epochs", "drops", "schedule", "decays"}  # of these what rules ask; the others only name a cell
 _SCHEDULE = ("epochs", "drops", "drop_factor")
 _NAMED = ["network", "width", "dataset", "train_size", "epochs"]
-# Fields and columns that frames of older records lack, and what they would hold.
-_LATER: dict[str, Any] = {
-    "holdout": 0, "nesterov": True, "schedule": "steps", **_CONTROLS,
-    "angle_rms": math.nan, "clean_loss": math.nan, "validation_error": math.nan,
-}  # fmt: skip
 _PARTS = {"grad_clip", "alpha", "beta2"}
 _DECAYS = (0.0, 5e-4)
 _PSI = {(1.0, 0.0), (0.1, 0.9)}  # rate and momentum of Yi (2022), section 6.2 and supplement, table 3
@@ -58,7 +51,6 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     if frame.empty:
         return frame
     frame = frame[frame["method"].isin(NAMES)].reset_index(drop=True)
-    frame = frame.assign(**{name: _with_default(frame, name, value) for name, value in _LATER.items()})
     frame = frame.assign(
         decays=frame["weight_decay"] > 0,
         constant=(frame["drops"] == "") & (frame["schedule"] == "steps"),
@@ -87,13 +79,13 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
 def cells(runs: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame]]:
     """The runs that are alike but for the method and its settings, and what to call them."""
     runs = runs.assign(cell=_spelled(runs, _CELL))
-    named_alone = [name for name in _CELL if name in runs and name not in _READ]
+    named_alone = [name for name in _CELL if name not in _READ]
     for _, named in runs.groupby(_NAMED, dropna=False, sort=False):
         one: Any = named.iloc[0]
         size = f" ({int(one['train_size']):,} images)" if one["train_size"] == one["train_size"] else ""
         name = f"{one['network']} × {one['width']:g} on {one['dataset']}{size}, {one['epochs']} epochs"
         ones = named.drop_duplicates("cell")
-        apart = [field for field in _CELL if field in named and ones[field].nunique(dropna=False) > 1]
+        apart = [field for field in _CELL if ones[field].nunique(dropna=False) > 1]
         for _, alike in named.groupby("cell", sort=False):
             said = [_field(field, alike[field].iloc[0]) for field in apart]
             yield ", ".join([name, *said]), alike.drop(columns=named_alone).copy()
@@ -171,13 +163,6 @@ def _best(tries: pandas.DataFrame) -> dict[str, _Best]:
     return best
 
 
-def _with_default(frame: pandas.DataFrame, name: str, default: Any) -> list[Any]:
-    """A column, with a default where a row or all of the frame lacks it."""
-    if name not in frame.columns:
-        return [default] * len(frame)
-    return [default if value is None or value != value else value for value in frame[name]]
-
-
 def _one_each(runs: pandas.DataFrame) -> Iterator[tuple[str, Any]]:
     for _, run in runs.drop_duplicates("curve").iterrows():
         yield run["curve"], run
@@ -203,6 +188,6 @@ def _chosen_by(run: Any) -> str:
 def _spelled(frame: pandas.DataFrame, names: Sequence[str]) -> pandas.Series:
     """The values of some fields of each row's run as one text: equal exactly if all are; nothing and NaN are one."""
     runs = frame.drop_duplicates("digest")
-    rows = runs[[name for name in names if name in runs.columns]].itertuples(index=False, name=None)
+    rows = runs[list(names)].itertuples(index=False, name=None)
     spelled = ("|".join("" if v is None or v != v else str(v) for v in row) for row in rows)
     return frame["digest"].map(dict(zip(runs["digest"], spelled, strict=True))).astype(str)

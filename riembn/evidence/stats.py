@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas
 
 from .intervals import Difference, Interval, difference, holm, interval, smallest_detectable, spelled
 from .verdicts import NOT_ASKED, Question, decide, settle
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = [
     "Interval",
@@ -81,8 +80,6 @@ def summarize(
     Raises:
         ValueError: If a group lacks a seed, or has one twice.
     """
-    import pandas
-
     rows = []
     for group, values in _by_seed(frame, _listed(by), value, seeds, "summarize").items():
         found = interval(list(values), statistic=statistic, confidence=confidence)
@@ -141,8 +138,6 @@ def compare(
     Raises:
         ValueError: If a group lacks a seed or has one twice, or the baseline or what is asked is missing.
     """
-    import pandas
-
     fields, baseline = [*_listed(within), by], _key(baseline)
     groups = _by_seed(frame, fields, value, seeds, "compare")
     cells: list[dict[str, Any]] = []
@@ -164,7 +159,8 @@ def compare(
     table = pandas.DataFrame(
         [{**cell, **dataclasses.asdict(d)} for cell, d in zip(cells, found, strict=True)]
     )
-    places = [place for place, cell in enumerate(cells) if _is_asked(cell, asked or {})]
+    wanted = (asked or {}).items()
+    places = [i for i, cell in enumerate(cells) if all(cell.get(name) in values for name, values in wanted)]
     if not places:
         raise ValueError(f"compare: no comparison is asked by {asked!r}; the fields are {', '.join(fields)}.")
     question = Question("difference", margin, less_is_better, looks)
@@ -174,10 +170,6 @@ def compare(
     table = table.join(answers.fillna({"verdict": NOT_ASKED}))
     table.attrs["runs"] = list(frame.get("digest", ()))
     return table
-
-
-def _is_asked(cell: Mapping[str, Any], asked: Mapping[str, Collection[Any]]) -> bool:
-    return all(cell.get(name) in values for name, values in asked.items())
 
 
 def _by_seed(

@@ -6,20 +6,19 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..experiment.config import FIELDS, RunConfig, refuse_idle
+import pandas
+
+from ..experiment.config import RunConfig, refuse_idle, refuse_unknown
 from ..experiment.record import COLUMNS, as_number_or_text
 from ..experiment.store import Store, tidy
 from ..methods import methods as known_methods
 from ..training.sweep import sweep
 from . import stats
 from .readings import at_full_rate
+from .settings import TUNING_SEEDS
 
-if TYPE_CHECKING:
-    import pandas
-
-TUNING_SEEDS = (100, 101)
 CELL = "cell"
 
 
@@ -90,9 +89,7 @@ class Study:
             raise ValueError(f"Study: seeds={self.seeds} is not accepted; give two or more, each once.")
         if self.tune and set(self.seeds) & set(self.tune_seeds):
             raise ValueError(f"Study: seeds={self.seeds} overlap the tuning seeds {self.tune_seeds}.")
-        unknown = sorted(({*self.vary} | {n for f in self.settings.values() for n in f}) - FIELDS.keys())
-        if unknown:
-            raise TypeError(f"Study: no field {', '.join(unknown)}; the fields are {', '.join(FIELDS)}.")
+        refuse_unknown("Study", {*self.vary, *(name for fields in self.settings.values() for name in fields)})
         for name, values in self.vary.items():
             if len(values) < 1 or any(values.count(value) > 1 for value in values):
                 raise ValueError(f"Study: vary={{{name!r}: {values}}} is not accepted; give values, each once.")
@@ -157,22 +154,17 @@ class Study:
 
     def tuned(self, store: Store | str | Path) -> pandas.DataFrame:
         """One row a try of the tuning: its cell's fields, what was tried, the mean of ``tune_by``, ``best``."""
-        import pandas
-
         store = Store(store) if not isinstance(store, Store) else store
         rows: list[dict[str, Any]] = []
         for number, cell in enumerate(self.cells):
-            tries = self._tries(cell)
-            if len(tries) < 2:
+            if len(tries := self._tries(cell)) < 2:
                 continue
-            found = []
-            for one in tries:
-                mean = self._mean(store, self._of_try(cell, one))
-                found.append({**cell, **one, CELL: number, self.tune_by: mean})
-            best = min(range(len(found)), key=lambda i: found[i][self.tune_by])
-            if math.isinf(found[best][self.tune_by]):
+            means = [self._mean(store, self._of_try(cell, one)) for one in tries]
+            if math.isinf(min(means)):
                 raise ValueError(f"Study: every try of {cell} diverged; tune on another grid.")
-            rows += [{**row, "best": place == best} for place, row in enumerate(found)]
+            best = means.index(min(means))
+            for place, (one, mean) in enumerate(zip(tries, means, strict=True)):
+                rows.append({**cell, **one, CELL: number, self.tune_by: mean, "best": place == best})
         return pandas.DataFrame(rows)
 
     def _mean(self, store: Store, configs: Sequence[RunConfig]) -> float:
@@ -190,18 +182,15 @@ class Study:
 
     def configs(self, store: Store | str | Path | None = None) -> list[RunConfig]:
         """The runs of all cells on the study's seeds; of tuned cells at what the tuning runs in ``store`` chose."""
-        best: dict[int, dict[str, Any]] = {}
+        tries = [self._tries(cell) or [{}] for cell in self.cells]
+        best: dict[Any, int] = {}
         if self.tuning():
             if store is None:
                 raise ValueError("Study: what was tuned is in a store; give it.")
-            table = self.tuned(store)
-            for number, cell in enumerate(self.cells):
-                tries = self._tries(cell)
-                if len(tries) > 1:
-                    of_cell = table[table[CELL] == number]["best"].to_list()
-                    best[number] = tries[of_cell.index(True)]
+            for number, of_cell in self.tuned(store).groupby(CELL):
+                best[number] = of_cell["best"].to_list().index(True)
         return [
-            self._config(cell, **best.get(number, (self._tries(cell) or [{}])[0]), seed=seed)
+            self._config(cell, **tries[number][best.get(number, 0)], seed=seed)
             for number, cell in enumerate(self.cells)
             for seed in self.seeds
         ]
@@ -228,8 +217,6 @@ class Study:
         Raises:
             FileNotFoundError: If a record is missing; `run` trains it.
         """
-        import pandas
-
         store = Store(store) if not isinstance(store, Store) else store
         configs, frames = self.configs(store), []
         for place, config in enumerate(configs):
@@ -267,8 +254,6 @@ class Study:
             NaN with fewer than two). A run that diverged before the rate first drops has no early error or loss but
             what ``diverged`` says.
         """
-        import pandas
-
         ends = stats.at_end(frame, diverged=dict(diverged) if diverged else None)
         early = frame[at_full_rate(frame)].groupby("digest")
         last, mean = early.last(), early[["angle", "clipped", "gradient_norm"]].mean()
@@ -327,8 +312,6 @@ class Study:
 
     def table(self, frame: pandas.DataFrame, values: Sequence[str] = ("test_error",)) -> pandas.DataFrame:
         """Mean and interval of some columns at the end, one row a cell."""
-        import pandas
-
         runs = stats.at_end(frame)
         by = ["method", *(name for name in self.vary if name != "method")]
         tables = {value: stats.summarize(runs, by=by, value=value, statistic="mean") for value in values}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from riembn.evidence import Study, stats
 from riembn.evidence.designs import core_hours
@@ -19,17 +20,12 @@ from riembn.pages.page import show, table, typeset
 from riembn.pages.palette import look
 from riembn.pages.tuning import tuning
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 GUESSING = {"test_error": 90.0, "train_error": 90.0, "early_error": 90.0}
 """What a run that diverged counts as."""
 
 
 def design(study: Study, frame: pd.DataFrame) -> None:
     """A table of what was run: values, seeds, runs, hours that they trained, one core each or their part of a GPU."""
-    import pandas
-
     rows = []
     for method, runs in frame.groupby("method", sort=False):
         row: dict[str, Any] = {"method": look(str(method)).label}
@@ -44,7 +40,7 @@ def design(study: Study, frame: pd.DataFrame) -> None:
     images = f"{one.train_size:,} images of {one.dataset}" if one.train_size else one.dataset
     how = f"rates tuned on {study.holdout:,} held-out images" if study.tuning() else rates_text(study)
     table(
-        pandas.DataFrame(rows),
+        pd.DataFrame(rows),
         caption=f"What was run: {one.network} × {one.width:g}, {images}, {one.epochs} epochs, {how}.",
         formats={"hours, all runs": "{:.2f}"},
         runs=frame["digest"],
@@ -120,7 +116,6 @@ def _combinations(runs: pd.DataFrame, fields: Sequence[str]) -> list[tuple[Any, 
 
 def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name: str | None = None) -> None:
     """The table of comparisons that a verdict is drawn from, as `Study.compare` gives it."""
-
     found = found.reset_index(drop=True)  # in whichever order it was put
     shown = _cells(found)
     shown["n"] = found["n"]
@@ -142,10 +137,8 @@ def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name
 
 def _cells(found: pd.DataFrame) -> pd.DataFrame:
     """The columns of a table of comparisons that say what is compared, as a reader knows them."""
-    import pandas
-
     fields = found.columns[: list(found.columns).index("n")]
-    return pandas.DataFrame({FIELDS.get(c, c): [field_text(c, v) for v in found[c]] for c in fields})
+    return pd.DataFrame({FIELDS.get(c, c): [field_text(c, v) for v in found[c]] for c in fields})
 
 
 def differences(
@@ -165,7 +158,6 @@ def differences(
         ends: One row a run with the values; otherwise what `Study.ends` gives.
         name: Of the file with its numbers.
     """
-
     found = {value: study.compare(frame, value, ends=ends) for value in values}
     first = next(iter(found.values()))
     shown = _cells(first)

@@ -13,10 +13,11 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
@@ -25,9 +26,6 @@ from riembn.pages.draw import legend, spread_labels
 from riembn.pages.drawn import DATA, as_csv, behind, csv_text, hover, scene
 from riembn.pages.palette import IN_CSS, STYLE, look
 from riembn.pages.ticks import plain_numbers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _PHONE = 3.7  # inches: the text column of a phone
 

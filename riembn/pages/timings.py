@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pandas
+import pandas
 
 
 def interval(value: Mapping[str, float | None], digits: int = 2) -> str:
@@ -22,8 +21,6 @@ def interval(value: Mapping[str, float | None], digits: int = 2) -> str:
 
 def machine(record: Mapping[str, Any]) -> pandas.DataFrame:
     """What a record was measured on: columns ``what`` and ``which``."""
-    import pandas
-
     where, versions = record["environment"], record["environment"]["versions"]
     rest = "quiet" if where["quiet"] else "NOT quiet: take no time here as final"
     rows = {
@@ -40,8 +37,6 @@ def machine(record: Mapping[str, Any]) -> pandas.DataFrame:
 
 def targets(measured: Mapping[str, Mapping[str, Any]]) -> pandas.DataFrame:
     """Every target with its bound and what was measured, of the records by device."""
-    import pandas
-
     rows = [
         {
             "on": device,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas
+
 from riembn.evidence import Study
 from riembn.pages.names import FIELDS, value_text
 from riembn.pages.page import table
@@ -22,8 +24,6 @@ def tuning(study: Study, store: Store | str | Path) -> None:
         study: One that tunes.
         store: Where the records of its tuning runs are.
     """
-    import pandas
-
     rows = []
     for _, tries in study.tuned(store).groupby("cell"):
         tries = tries.dropna(axis=1, how="all")
