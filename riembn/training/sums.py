@@ -73,13 +73,7 @@ class Sums:
     def state(self) -> dict[str, Any]:
         """As a checkpoint keeps it."""
         own = self.read()
-        return {
-            "loss": own.loss,
-            "wrong": own.wrong,
-            "bad": own.bad,
-            "steps": own.steps,
-            "seconds": own.seconds,
-        }
+        return {name: getattr(own, name) for name in ("loss", "wrong", "bad", "steps", "seconds")}
 
     @classmethod
     def of(cls, state: Mapping[str, Any], *, counted: bool = True) -> Sums:
