@@ -284,7 +284,7 @@ def _new_chapter(options: argparse.Namespace) -> int:
     else:
         plugin = Path(options.plugin[0]).resolve() if options.plugin else None
         start = options.preset or "vgg-13/cifar10/sgd-g"
-        path = new_chapter(options.name, dict(options.vary), root=root, start=start, plugin=plugin)
+        path = new_chapter(options.name, *options.vary[0], root=root, start=start, plugin=plugin)
     print(f"{path.relative_to(root)} is written, and listed in _toc.yml; ci/book {path.stem} builds it")
     return 0
 
@@ -389,7 +389,6 @@ def _parser() -> argparse.ArgumentParser:
             help="a file that adds methods, networks or data sets to the package's tables; several times",
         )  # fmt: skip
         sub.add_argument("--store", metavar="DIR", help="where records and checkpoints are kept")
-        sub.add_argument("--data", metavar="DIR", help="folder of the data sets (else RIEMBN_DATA)")
         sub.add_argument(
             "--device", help="cpu, cuda, cuda:1, …; the GPU if there is one; sweep: cuda:0,cuda:1"
         )
@@ -420,19 +419,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD=A,B,…",
         help="vary a field; several times",
     )
-    many.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core, or a GPU")
     many.add_argument("--backend", help="a backend of joblib; its own processes otherwise")
     many.add_argument("--address", metavar="tcp://HOST:PORT", help="a Dask scheduler, whose workers train")
-    many.add_argument("--retry-failed", action="store_true", help="run again what failed before")
 
     block = command("design", _design, "Run what is missing of one of the book's experiments.")
     block.add_argument("name", help="of the block, such as A; riembn/evidence/designs.py lists them")
     block.add_argument("--store", required=True, metavar="DIR", help="where records are kept")
-    block.add_argument("--data", metavar="DIR", help="folder of the data sets (else RIEMBN_DATA)")
     block.add_argument("--device", help="cpu, cuda, …; the GPU if there is one")
-    block.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core, or a GPU")
     block.add_argument("--dry-run", action="store_true", help="say how much is missing only")
-    block.add_argument("--retry-failed", action="store_true", help="run again what failed before")
+    for sub in (one, many, block):
+        sub.add_argument("--data", metavar="DIR", help="folder of the data sets (else RIEMBN_DATA)")
+    for sub in (many, block):
+        sub.add_argument("--jobs", type=int, default=1, help="processes side by side; -1: one a core, or a GPU")
+        sub.add_argument("--retry-failed", action="store_true", help="run again what failed before")
 
     chapter = command("new-chapter", _new_chapter, "Write a chapter of the book that varies a field, or copy one.")
     chapter.add_argument("name", help="lower-case words with hyphens, such as momentum")

@@ -108,6 +108,14 @@ def _parameters_of(optimizer: Callable[..., Optimizer]) -> Mapping[str, inspect.
 _ROWS = frozenset({"momentum", "grad_clip", "alpha"})
 _MOMENTUM = frozenset({"momentum"})
 
+# The book's baseline, on all parameters or on both parts.
+_SGD: dict[str, Any] = dict(
+    optimizer=torch.optim.SGD,
+    lr=0.1,
+    options=dict(momentum=0.9, nesterov=True, weight_decay=5e-4),
+    fields=frozenset({"momentum", "nesterov", "weight_decay"}),
+)
+
 # What others have made of the same rows, at the values of their sources; where a source leaves a value to its user
 # (a rate of LARS, of the brake, of Hyperball by SGD), this project's. The momentum of all with that field is 0.9.
 _RELATIVES = {
@@ -137,13 +145,7 @@ methods: OpenTable[Method] = OpenTable(
     "method",
     {
         # Rates of Cho and Lee's CIFAR runs (arXiv:1709.09603, TensorFlow release); those also set alpha=0.1.
-        "sgd": Method(
-            optimizer=torch.optim.SGD,
-            lr=0.1,
-            options=dict(momentum=0.9, nesterov=True, weight_decay=5e-4),
-            kind="whole",
-            fields=frozenset({"momentum", "nesterov", "weight_decay"}),
-        ),
+        "sgd": Method(**_SGD, kind="whole"),
         "sgd-g": Method(
             optimizer=SGDG, lr=0.2, options=dict(momentum=0.9, grad_clip=0.1, alpha=0.0), fields=_ROWS
         ),
@@ -158,19 +160,14 @@ methods: OpenTable[Method] = OpenTable(
             optimizer=PSISGD,
             lr=0.1,
             options=dict(momentum=0.9),
-            fields=frozenset({"momentum"}),
+            fields=_MOMENTUM,
             lr_without_momentum=1.0,
         ),
         # torch's own, on all parameters, at its own settings.
         "adam": Method(optimizer=torch.optim.Adam, lr=1e-3, kind="whole"),
         "adamw": Method(optimizer=torch.optim.AdamW, lr=1e-3, kind="whole"),
         # SGD on both parts, each at a rate of its own: the control for what two rates alone do.
-        "sgd-split": Method(
-            optimizer=torch.optim.SGD,
-            lr=0.1,
-            options=dict(momentum=0.9, nesterov=True, weight_decay=5e-4),
-            fields=frozenset({"momentum", "nesterov", "weight_decay"}),
-        ),
+        "sgd-split": Method(**_SGD),
         **_RELATIVES,
     },
 )

@@ -138,7 +138,7 @@ def test_chapter_that_cannot_be_is_refused_in_one_line(copy, capsys, words, mess
 )
 def test_values_of_every_kind_are_accepted_by_their_chapter(copy, monkeypatch, field, values, hint):
     monkeypatch.setattr("riembn.pages.chapter._refuse_another_clone", lambda: None)  # the copy has no own process
-    path = new_chapter("mine", {field: values}, root=copy)
+    path = new_chapter("mine", field, values, root=copy)
     cells = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]]
     assert hint in cells[1]
     namespace: dict = {}
@@ -166,6 +166,6 @@ def test_plugin_is_found_from_every_folder_of_the_repository(copy, monkeypatch):
 
 
 def test_values_keep_their_type(copy):
-    path = new_chapter("clip", {"grad_clip": [0.1, None]}, root=copy)
+    path = new_chapter("clip", "grad_clip", [0.1, None], root=copy)
     parameters = "".join(json.loads(path.read_text())["cells"][1]["source"])
     assert "values: list[Optional[float]] = [0.1, None]" in parameters

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..methods import methods
-from .config import RECIPE, RunConfig, acting, digest_of
-from .fields import Options, written
+from .config import KINDS, RECIPE, RunConfig, acting, digest_of
+from .fields import Number, Options, Whole, written
 
 if TYPE_CHECKING:
     import pandas
@@ -45,8 +45,6 @@ COLUMNS: dict[str, str] = {
     "images_per_second": "training speed of the epoch",
     "peak_memory": "MiB: of the device's memory in the epoch; on a CPU of the process since it started",
 }
-# Fields that can be None, and are numbers in a frame.
-_OPTIONAL_NUMBERS = ("train_size", "rest_lr", "rest_momentum", "grad_clip", "beta2")
 # Columns that say something of the machine: two runs of one configuration do not share them.
 MACHINE = ("seconds", "images_per_second", "peak_memory")
 
@@ -200,7 +198,7 @@ def as_number_or_text(field: str, value: Any) -> Any:
         return written(Options(value).plain())
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
-    if value is None and field in _OPTIONAL_NUMBERS:
+    if value is None and isinstance(KINDS[field], Number | Whole):
         return math.inf if field == "grad_clip" else math.nan  # a value to group by, where NaN means no such thing
     return value
 

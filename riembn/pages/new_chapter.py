@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ papermill book/{name}.ipynb out.ipynb -p profile smoke \\
 
 def new_chapter(
     name: str,
-    vary: Mapping[str, Sequence[Any]],
+    field: str,
+    values: Sequence[Any],
     *,
     root: Path,
     start: str = "vgg-13/cifar10/sgd-g",
@@ -66,7 +67,8 @@ def new_chapter(
 
     Args:
         name: Lower-case words with hyphens, ``momentum``; its number is the next that is free, from 19 on.
-        vary: One field of `riembn.RunConfig`, or ``method``, and its values; the first is the baseline.
+        field: What it varies: a field of `riembn.RunConfig`, ``method`` among them.
+        values: Of the field; the first is the baseline.
         root: The repository.
         start: The preset that it starts from.
         plugin: A file whose additions it uses, within ``root``; see `riembn.additions.load_plugin`.
@@ -77,9 +79,6 @@ def new_chapter(
     Raises:
         ValueError: If the name or the field is not accepted, or a chapter of that name is there.
     """
-    if len(vary) != 1:
-        raise ValueError(f"new-chapter: vary={dict(vary)!r} is not accepted; give one field and its values.")
-    ((field, values),) = vary.items()
     if field not in FIELDS:
         raise ValueError(f"new-chapter: no field {field!r}; give one of {', '.join(FIELDS)}.")
     if len(values) < 2:
