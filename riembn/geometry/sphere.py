@@ -90,10 +90,7 @@ def log_map(y: Tensor, z: Tensor) -> Tensor:
     sine = _norm(tangent)
     angle = torch.atan2(sine, cosine)
     inside = sine > 0
-    ratio = torch.where(
-        inside, angle / torch.where(inside, sine, torch.ones_like(sine)), torch.ones_like(sine)
-    )
-    return ratio * tangent
+    return torch.where(inside, angle / torch.where(inside, sine, 1), 1) * tangent
 
 
 def parallel_transport(y: Tensor, h: Tensor, v: Tensor) -> Tensor:
@@ -181,8 +178,8 @@ def _trigonometry(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     q = _dot(h, h)
     small = q < 1e-3
-    near = torch.where(small, q, torch.zeros_like(q))
-    far = torch.where(small, torch.ones_like(q), q)
+    near = torch.where(small, q, 0)
+    far = torch.where(small, 1, q)
     angle = far.sqrt()
     cosine = torch.where(small, 1 - near / 2 * (1 - near / 12 * (1 - near / 30)), torch.cos(angle))
     sine_ratio = torch.where(

@@ -83,7 +83,8 @@ def sgd_g(
         lr: A number, or a one-element tensor on the device, which is read there.
         grad_scale: A one-element tensor that the gradients are divided by.
         found_inf: A one-element tensor; nothing changes where it is not zero.
-        tables: What an earlier step of tensors of these shapes, strides, types and addresses returned.
+        tables: What an earlier step of tensors of these shapes, strides, types and addresses returned; then the tensors
+            are asked nothing.
 
     Returns:
         Tables for steps of tensors that lie where these do; None where there can be none.
@@ -373,8 +374,7 @@ def _same_order(p: Tensor, t: Tensor) -> bool:
 class Tables:
     """Where the tensors of a step are, on the device: never changed once made, so that a graph can keep on reading it.
 
-    For each launch a table of addresses, and whether all of them start on 16 bytes. It stands for this module where a
-    step is taken again: its functions take what the module's do, and ask the tensors nothing.
+    For each launch a table of addresses, and whether all of them start on 16 bytes.
     """
 
     def __init__(self, plan: _Plan, columns: Sequence[Sequence[Tensor]], device: torch.device) -> None:
@@ -406,15 +406,6 @@ class Tables:
                 for table in tables:
                     table.record_stream(current)
         return self._lines
-
-    def sgd_g(self, *arguments: Any) -> None:
-        sgd_g(*arguments, tables=self)
-
-    def adam_g(self, *arguments: Any) -> None:
-        adam_g(*arguments, tables=self)
-
-    def psi_sgd(self, *arguments: Any) -> None:
-        psi_sgd(*arguments, tables=self)
 
 
 _captured: set[Tables] = set()

@@ -91,7 +91,8 @@ class RowOptimizer(CheckedGroups):
         for number, group in enumerate(self.param_groups):
             if (before := last.get(number)) is not None and before.holds(self.state, group):
                 self._advance(before.states, scaling)
-                self._fused(before.tables, before.columns, before.layout, scaling, self._options(group))
+                again = before.columns, before.layout, scaling, self._options(group)
+                self._fused(kernels.cuda, *again, tables=before.tables)
             elif group.get("joint"):
                 pairs = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
                 with joint.as_rows(self, pairs, Layout.of(group)) as rows:
@@ -144,16 +145,17 @@ class RowOptimizer(CheckedGroups):
 
     def _fused(
         self,
-        taken_by: ModuleType | kernels.cuda.Tables,
+        taken_by: ModuleType,
         columns: list[Any],
         layout: Layout,
         scaling: LossScaling,
         options: dict[str, Any],
+        **tables: kernels.cuda.Tables,
     ) -> kernels.cuda.Tables | None:
         """A step by kernels; what a next one like it needs."""
         params, grads, *states = columns
         step = getattr(taken_by, self._kernel)
-        return step(params, grads, *(states or [None]), layout, *options.values(), *scaling)
+        return step(params, grads, *(states or [None]), layout, *options.values(), *scaling, **tables)
 
     def _by_kernels(
         self, columns: list[list[Any]], layout: Layout, group: dict[str, Any]
