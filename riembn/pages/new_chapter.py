@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
 from riembn.experiment import preset
 from riembn.experiment.config import FIELDS, acts
 from riembn.experiment.fields import Options
@@ -120,13 +124,13 @@ def copied_chapter(name: str, source: str, *, root: Path) -> Path:
         raise ValueError(f"new-chapter: there is no chapter {source!r}; there are {there}.")
     stem = _free_stem(name, root)
     old = source[3:]
-    notebook = json.loads(origin.read_text(encoding="utf-8"))
-    for place, cell in enumerate(notebook["cells"]):
-        text = "".join(cell["source"]).replace(source, stem)
+    notebook = nbformat.reads(origin.read_text(encoding="utf-8"), as_version=4)
+    for place, cell in enumerate(notebook.cells):
+        text = cell.source.replace(source, stem)
         # labels, glued names and figures of a chapter begin with its noun
         text = re.sub(rf"(?<![\w/-]){re.escape(old)}-(?=[a-z0-9{{])", f"{name}-", text)
         text = re.sub(rf'(name=|say\()"{re.escape(old)}"', rf'\1"{name}"', text)
-        cell["id"], cell["source"] = f"{name}-{place:02d}", text.splitlines(keepends=True)
+        cell.id, cell.source = f"{name}-{place:02d}", text
     return _written(stem, notebook, root)
 
 
@@ -146,9 +150,9 @@ def _free_stem(name: str, root: Path) -> str:
     return f"{number:02d}-{name}"
 
 
-def _written(stem: str, notebook: dict[str, Any], root: Path) -> Path:
+def _written(stem: str, notebook: NotebookNode, root: Path) -> Path:
     path, toc = root / "book" / f"{stem}.ipynb", root / "_toc.yml"
-    write_whole(path, (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(path, (nbformat.writes(notebook) + "\n").encode())
     write_whole(toc, _listed(toc.read_text(encoding="utf-8"), stem).encode())
     return path
 
@@ -205,21 +209,14 @@ def _cells(
     ]
 
 
-def _notebook(name: str, cells: list[tuple[str, str, list[str]]]) -> dict[str, Any]:
-    made = []
-    for place, (kind, text, tags) in enumerate(cells):
-        cell: dict[str, Any] = {
-            "cell_type": kind,
-            "id": f"{name}-{place:02d}",
-            "metadata": {"tags": tags} if tags else {},
-            "source": text.splitlines(keepends=True),
-        }
-        if kind == "code":
-            cell |= {"execution_count": None, "outputs": []}
-        made.append(dict(sorted(cell.items())))
+def _notebook(name: str, cells: list[tuple[str, str, list[str]]]) -> NotebookNode:
+    new = {"code": new_code_cell, "markdown": new_markdown_cell}
+    made = [
+        new[kind](text, id=f"{name}-{place:02d}", metadata={"tags": tags} if tags else {})
+        for place, (kind, text, tags) in enumerate(cells)
+    ]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    return {"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return new_notebook(cells=made, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
 
 
 def _listed(contents: str, stem: str) -> str:
