@@ -1,6 +1,7 @@
 """A sweep runs what is missing, loses nothing to a failure, and gives the same numbers side by side."""
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import torch
 from test_seam import LION
 
-from riembn import methods
+from riembn import methods, networks
 from riembn.additions import load_plugin
 from riembn.experiment import RunConfig, Store, grid, preset
 from riembn.experiment.record import MACHINE
@@ -144,6 +145,30 @@ def test_numbers_do_not_depend_on_how_many_run_side_by_side(tmp_path):
     one = sweep(configs, store=tmp_path / "one")
     two = sweep(configs, store=tmp_path / "two", n_jobs=2, device=["cpu", "cpu:0"])
     assert numbers(one).equals(numbers(two))
+
+
+COLLECTED = """
+import gc, riembn, torch
+
+def collected(num_classes, in_channels):
+    assert gc.isenabled()
+    layers = torch.nn.Conv2d(in_channels, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten()
+    return torch.nn.Sequential(*layers, torch.nn.Linear(4 * 6 * 6, num_classes))
+
+riembn.networks["collected"] = collected
+"""
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_runs_train_with_the_garbage_collector_on(tmp_path, n_jobs):
+    (tmp_path / "plugin.py").write_text(COLLECTED)
+    load_plugin(tmp_path / "plugin.py")
+    try:
+        config = preset("vgg-11/digits/sgd", network="collected", width=1.0, train_size=96, batch_size=32, epochs=1)
+        sweep([config], store=tmp_path / "store", n_jobs=n_jobs)
+    finally:
+        del networks["collected"]
+    assert gc.isenabled()
 
 
 def test_several_devices_are_taken_in_turn(monkeypatch):
