@@ -211,14 +211,15 @@ def _are_weights(group: Mapping[str, Any]) -> bool:
 def _say_how_much(model: nn.Module, found: Split) -> None:
     total = sum(p.numel() for p in model.parameters())
     held = sum(p.numel() for _, p in found.invariant)
-    rows = sum(e.rows for e in found.values())
-    others = sum(e.parameter.shape[0] for e in found.values() if not e.invariant and e.parameter.dim() > 1)
+    # Not by rows: one may be a whole tensor, and two of them most of a network.
+    channels, others = (
+        sum(e.parameter.shape[0] for e in found.values() if e.invariant is invariant and e.parameter.dim() > 1)
+        for invariant in (True, False)
+    )
     said = (
         f"riembn: {held:,} of {total:,} parameters of {type(model).__name__} ({held / total:.0%}) are on the manifold, "
-        f"{rows:,} of {rows + others:,} weight rows"
+        f"{channels:,} of {channels + others:,} output channels"
     )
-    # A row may be a whole tensor, and two rows most of a network: the comparison is by output channels.
-    channels = sum(e.parameter.shape[0] for e in found.values() if e.invariant and e.parameter.dim() > 1)
     if held < _FEW * total or channels < _FEW * (channels + others):
         _LOG.warning("%s, so the method can change little; print riembn.split(model, input) to see why", said)
     else:

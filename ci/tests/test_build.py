@@ -650,24 +650,24 @@ def test_it_is_said_how_much_is_on_the_manifold(caplog):
     caplog.set_level(logging.INFO, logger="riembn")
     made("sgd-g")
     assert [r.getMessage() for r in caplog.records] == [
-        "riembn: 486 of 901 parameters of Sequential (54%) are on the manifold, 14 of 17 weight rows"
+        "riembn: 486 of 901 parameters of Sequential (54%) are on the manifold, 14 of 17 output channels"
     ]
     assert caplog.records[0].levelno == logging.INFO
 
 
 @pytest.mark.parametrize(
-    "head, vectors",
+    "head, channels",
     [
         ([nn.Linear(216, 20, bias=False)], "6 of 26"),  # few of the numbers
-        ([nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(1, 200, bias=False)], "6 of 206"),  # few of the rows
+        ([nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(1, 200, bias=False)], "6 of 206"),  # few of the channels
     ],
 )
-def test_a_network_with_next_to_nothing_on_the_manifold_is_told(head, vectors, caplog):
+def test_a_network_with_next_to_nothing_on_the_manifold_is_told(head, channels, caplog):
     model = nn.Sequential(nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Flatten(), *head)
     riembn.build_optimizer(model, example()[0], "sgd-g")
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     (said,) = [message for message in warned if "on the manifold" in message]
-    assert f"{vectors} weight rows, so the method can change little" in said and "\n" not in said
+    assert f"{channels} output channels, so the method can change little" in said and "\n" not in said
 
 
 def test_a_network_whose_rows_are_whole_tensors_is_not_told_that_it_has_few(caplog):
@@ -675,7 +675,7 @@ def test_a_network_whose_rows_are_whole_tensors_is_not_told_that_it_has_few(capl
     hidden = [nn.Linear(64, 32), nn.LayerNorm(32), nn.ReLU()]
     riembn.build_optimizer(nn.Sequential(nn.Flatten(), *hidden, nn.Linear(32, 100)), example()[0], "sgd-g")
     (said,) = caplog.records
-    assert "1 of 101 weight rows" in said.getMessage() and said.levelno == logging.INFO
+    assert "32 of 132 output channels" in said.getMessage() and said.levelno == logging.INFO
 
 
 def test_types_name_every_method_and_rest():
