@@ -9,6 +9,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
 from .data import datasets
 from .methods import methods
 from .models import networks
@@ -28,8 +30,6 @@ def load_plugin(path: str | Path) -> None:
         FileNotFoundError: If there is no such file.
         ValueError: If the file fails, or adds nothing.
     """
-    import cloudpickle
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"plugin: there is no file {path}; give one that adds to riembn.methods, say.")
@@ -52,16 +52,12 @@ def load_plugin(path: str | Path) -> None:
 
 def carried() -> bytes | None:
     """All that was added, for `take_over` in another process; None if that is nothing."""
-    import cloudpickle
-
     added = {name: table.added for name, table in TABLES.items() if table.added}
     return cloudpickle.dumps((_THIS_PROCESS, cloudpickle.dumps(added))) if added else None
 
 
 def take_over(carried: bytes | None) -> None:
     """Add to this process's tables what `carried` gave in another one; in the same one they have it."""
-    import cloudpickle
-
     process, added = cloudpickle.loads(carried) if carried else (_THIS_PROCESS, b"")
     if process == _THIS_PROCESS:
         return

@@ -30,7 +30,7 @@ from .rules import (
     rate_control,
 )
 from .settings import cells, prepare
-from .verdicts import Question, Settled, answer, settle, together
+from .verdicts import Settled, answer, settle, together
 
 PLANNED = 10  # seeds, at most; a comparison with more was looked at before, with some of them
 PROVED, PROVED_IN_PART = "proved", "proved in part"
@@ -137,7 +137,8 @@ def judge(frame: pandas.DataFrame) -> list[Verdict]:
     alike = list(cells(runs)) if len(runs) else []
     heard = {key: _hear(claim, alike) for key, claim in CLAIMS.items()}
     deciding = [c for comparisons, _ in heard.values() for c in comparisons if _decides(c, comparisons)]
-    settled = settle([difference(c.values, c.baseline) for c in deciding], [_question(c) for c in deciding])
+    questions = [replace(c.question, looks=1 if len(c.values) <= PLANNED else 2) for c in deciding]
+    settled = settle([difference(c.values, c.baseline) for c in deciding], questions)
     by_comparison = dict(zip(map(id, deciding), settled, strict=True))
     verdicts = []
     for key, (comparisons, notes) in heard.items():
@@ -151,16 +152,9 @@ def _hear(
     claim: Claim, alike: Sequence[tuple[str, pandas.DataFrame]]
 ) -> tuple[list[Comparison], list[str]]:
     """The comparisons that a claim's rule finds in all cells, and why it finds none in others."""
-    comparisons: list[Comparison] = []
-    notes: list[str] = []
-    for where, runs in alike if claim.rule else ():
-        assert claim.rule
-        for found in claim.rule(runs, where):
-            if isinstance(found, str):
-                notes.append(found)
-            else:
-                comparisons.append(found)
-    return comparisons, _merged(notes)
+    found = [one for where, runs in alike for one in claim.rule(runs, where)] if claim.rule else []
+    notes = [one for one in found if isinstance(one, str)]
+    return [one for one in found if isinstance(one, Comparison)], _merged(notes)
 
 
 def _merged(notes: Sequence[str]) -> list[str]:
@@ -175,11 +169,6 @@ def _merged(notes: Sequence[str]) -> list[str]:
 
 def _decides(one: Comparison, all_of_claim: Sequence[Comparison]) -> bool:
     return one.rank >= 0 and one.rank == max(c.rank for c in all_of_claim if c.part == one.part)
-
-
-def _question(comparison: Comparison) -> Question:
-    """What is asked of a comparison, and how many times."""
-    return replace(comparison.question, looks=1 if len(comparison.values) <= PLANNED else 2)
 
 
 def _settings(all_of_claim: Iterable[str]) -> str:

@@ -172,7 +172,6 @@ class Name(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Flag(Kind):
     """True or False."""
 
@@ -189,7 +188,6 @@ class Flag(Kind):
         return {"true": True, "false": False}[text.lower()]
 
 
-@dataclass(frozen=True)
 class Epochs(Kind):
     """Epochs in rising order."""
 
@@ -208,7 +206,6 @@ class Epochs(Kind):
         return () if text.lower() == "none" else tuple(int(epoch) for epoch in re.split("[,:]", text))
 
 
-@dataclass(frozen=True)
 class OptionsKind(Kind):
     """Named values for a function that is called with them."""
 

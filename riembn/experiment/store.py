@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from .checkpoint import Checkpoints
 from .config import RunConfig
 from .files import write_whole
@@ -14,7 +16,6 @@ from .record import Record
 
 if TYPE_CHECKING:
     import pandas
-    from filelock import FileLock
 
 
 class Store:
@@ -76,8 +77,6 @@ class Store:
 
     def lock(self, config: RunConfig) -> FileLock:
         """A lock that one process at a time holds while it trains a run; it dies with its process."""
-        from filelock import FileLock
-
         folder = self.path / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / f"{config.name}.lock")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pandas
 
 from riembn.evidence import Study
+from riembn.experiment.store import Store
 from riembn.pages.names import FIELDS, value_text
 from riembn.pages.page import table
 from riembn.pages.palette import look
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from riembn.experiment.store import Store
 
 
 def tuning(study: Study, store: Store | str | Path) -> None:

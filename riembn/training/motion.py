@@ -52,7 +52,7 @@ class Motion:
             grads = [p.grad for p in tensors if p.grad is not None]
             if len(grads) < len(tensors):
                 continue
-            scaled = _rows(grads, layout) * norm
+            scaled = layout.rows(*map(whole, grads)) * norm
             if self._alpha:
                 scaled = scaled + orthogonality_grad(u, self._alpha)
             length = torch.linalg.vector_norm(sphere.project_tangent(u, scaled), dim=-1)
@@ -120,11 +120,6 @@ class Motion:
 
     def _directions(self, tensors: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Tensor]:
         """Unit rows and their norms before, shapes ``(rows, fan_in)`` and ``(rows, 1)``."""
-        rows = _rows([p.detach() for p in tensors], layout).float()
+        rows = layout.rows(*(whole(p.detach()) for p in tensors)).float()
         norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
         return rows / norm, norm
-
-
-def _rows(tensors: Sequence[Tensor], layout: Layout) -> Tensor:
-    """The rows of a weight, or those that it makes up with its bias."""
-    return layout.rows(*(whole(t) for t in tensors))

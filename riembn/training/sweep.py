@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,7 @@ def sweep(
             return on_cluster(missing, job, address=address, device=one)
         return on_machine(missing, job, n_jobs=n_jobs, backend=backend, device=device)
 
-    with _Line(len(missing), progress) as line:
+    with _told(len(missing), progress) as tell:
         for wait in (False, True):
             locked = []
             job = {"store": store.path.absolute(), "wait": wait, "options": options, "added": carried()}
@@ -121,7 +123,7 @@ def sweep(
                     errors[ended.config.name] = ended.error
                     if ended.its_own:
                         store.note_failure(ended.config, ended.error)
-                line.run_ended(ended.config, ended.error)
+                tell(ended.config, ended.error)
             missing = locked
     if errors:
         raise SweepFailed(errors, len(wanted), before)
@@ -138,31 +140,19 @@ def _read(store: Store, configs: Iterable[RunConfig]) -> Iterator[Record]:
         yield record
 
 
-class _Line:
-    """One line of progress on a terminal; elsewhere, if asked for, one line a run."""
+@contextmanager
+def _told(total: int, progress: bool | None) -> Iterator[Callable[[RunConfig, str], None]]:
+    """Tells of runs that have ended: by one line of progress on a terminal; elsewhere, if asked, by a line a run."""
+    from tqdm import tqdm
 
-    def __init__(self, total: int, progress: bool | None) -> None:
-        from tqdm import tqdm
+    terminal, started, count = sys.stderr.isatty(), time.monotonic(), itertools.count(1)
+    with tqdm(total=total, desc="sweep", unit="run", disable=not terminal or progress is False) as bar:
 
-        terminal = sys.stderr.isatty()
-        self._lines = bool(progress) and not terminal
-        self._bar = tqdm(total=total, desc="sweep", unit="run", disable=not terminal or progress is False)
-        self._started, self._done = time.monotonic(), 0
+        def ended(config: RunConfig, error: str) -> None:
+            bar.update()
+            if progress and not terminal:
+                minutes, word = (time.monotonic() - started) / 60, "failed" if error else "done"
+                line = f"{next(count)}/{total} {minutes:.1f} min {word}: {config.name}"
+                print(line, file=sys.stderr, flush=True)
 
-    def __enter__(self) -> _Line:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def run_ended(self, config: RunConfig, error: str) -> None:
-        self._done += 1
-        self._bar.update()
-        if self._lines:
-            minutes = (time.monotonic() - self._started) / 60
-            word = "failed" if error else "done"
-            print(
-                f"{self._done}/{self._bar.total} {minutes:.1f} min {word}: {config.name}",
-                file=sys.stderr,
-                flush=True,
-            )
+        yield ended

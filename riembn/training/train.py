@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 
 from ..experiment.config import RunConfig
 from ..experiment.files import NotWritten
@@ -104,8 +105,6 @@ def train(
 
 @contextmanager
 def _lock(store: Store, config: RunConfig) -> Iterator[None]:
-    from filelock import Timeout
-
     try:
         held = store.lock(config).acquire(timeout=0)
     except Timeout:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import pandas
 import torch
 from torch import Tensor, nn
 
@@ -15,9 +16,6 @@ from ..adam_g import AdamG
 from ..psi_sgd import PSISGD
 from ..sgd_g import SGDG
 from . import adam_srt, adamp, cayley, hyperball, lars, muon, nero, oblique, pbwn, radial_brake, rotational
-
-if TYPE_CHECKING:
-    import pandas
 
 KINDS = (
     "length free",
@@ -76,8 +74,6 @@ def gaps(y: Tensor, g: Tensor, lr: float) -> pandas.DataFrame:
 
     The ratio is left out where the gap is below 1e-8: rounding, and what methods add to a divisor.
     """
-    import pandas
-
     rows = [(m.one, m.other, m.setting, m.gap(y, g, lr), m.gap(y, g, lr / 2)) for m in MEETINGS]
     table = pandas.DataFrame(rows, columns=["method", "beside", "where", "gap", "half the rate"])
     table["ratio"] = (table["gap"] / table["half the rate"]).where(table["gap"] > 1e-8)
