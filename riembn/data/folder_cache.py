@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,12 +62,10 @@ def decoded_once(root: Path, files: Files, decode: Callable[[], Tensor]) -> Tens
     # Another Pillow can round the pixels of a JPEG otherwise.
     version = hashlib.sha256(json.dumps([contents(root, files), files, PIL.__version__]).encode()).hexdigest()
     place = _place(root, "pt")
-    try:
+    with suppress(Exception):  # absent, or damaged, of which torch says many things
         kept = torch.load(place, weights_only=True)
         if kept["version"] == version:
             return kept["pixels"]
-    except Exception:  # absent, or damaged, of which torch says many things
-        pass
     pixels = decode()
     if pixels.numel() <= LARGE:
         _keep(place, lambda file: torch.save({"version": version, "pixels": pixels}, file))
@@ -81,7 +80,7 @@ def _place(root: Path, ending: str) -> Path:
 
 def _keep(place: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file whole or not at all; where there is no room for it, do without."""
-    try:
+    with suppress(OSError, RuntimeError):  # torch.save's word for a full disk is RuntimeError
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
             try:
@@ -91,5 +90,3 @@ def _keep(place: Path, write: Callable[[IO[bytes]], Any]) -> None:
             except BaseException:
                 os.unlink(file.name)
                 raise
-    except (OSError, RuntimeError):  # torch.save's word for a full disk is RuntimeError
-        pass

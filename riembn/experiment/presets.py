@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..methods import methods
-from .config import RunConfig, acting, refuse_idle, refuse_unknown
+from .config import KINDS, RunConfig, acting, refuse_idle, refuse_unknown
 
 _CIFAR_NETWORKS = ("vgg-13", "vgg-19", "wrn-28-10", "wrn-40-10")
 _SVHN_NETWORKS = ("vgg-13", "vgg-19", "wrn-16-4", "wrn-22-8")
@@ -151,7 +151,8 @@ def preset(name: str, profile: Literal["smoke", "laptop", "paper"] = "smoke", **
     else:
         raise ValueError(f"preset: unknown profile {profile!r}; give smoke, laptop or paper.")
     if "epochs" in overrides and "drops" not in overrides:
-        settings["drops"] = _moved(settings["drops"], settings["epochs"], overrides["epochs"])
+        epochs = KINDS["epochs"].check("epochs", overrides["epochs"])
+        settings["drops"] = _moved(settings["drops"], settings["epochs"], epochs)
     made = RunConfig(**{**settings, **overrides})
     refuse_idle("preset", made, {name: v for name, v in overrides.items() if name not in ("drops", "drop_factor")})
     return made
@@ -201,8 +202,6 @@ def _small(profile: Profile, network: str, dataset: str, method: str) -> dict[st
     return settings
 
 
-def _moved(drops: tuple[int, ...], before: int, after: Any) -> tuple[int, ...]:
+def _moved(drops: tuple[int, ...], before: int, after: int) -> tuple[int, ...]:
     """The drops of a schedule stretched or shrunk to another number of epochs."""
-    if isinstance(after, bool) or not isinstance(after, int):
-        return ()  # RunConfig refuses the number of epochs itself
     return tuple(sorted({round(drop * after / before) for drop in drops} & set(range(1, after))))

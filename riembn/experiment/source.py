@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,8 @@ class _Found:
         yield _text(code)
         yield self.told([function.__defaults__, function.__kwdefaults__])
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            try:
+            with suppress(ValueError):  # not filled yet
                 yield f"{name} = {self.told(cell.cell_contents)}"
-            except ValueError:  # not filled yet
-                continue
         names = sorted(_names(code))
         for name in names:
             used = function.__globals__.get(name)

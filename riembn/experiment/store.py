@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,10 +84,8 @@ class Store:
 
     def note_failure(self, config: RunConfig, text: str) -> None:
         """Remember why a run failed, until there is a record of it."""
-        try:
+        with suppress(OSError):  # the failure itself may be that nothing can be written
             write_whole(self._note(config), text.encode())
-        except OSError:  # the failure itself may be that nothing can be written
-            pass
 
     def failure(self, config: RunConfig) -> str | None:
         """Why a run failed when a sweep last tried it, as a traceback; None if it did not."""

@@ -17,6 +17,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -208,10 +209,8 @@ def _is_text(hint: Any) -> bool:
 
 def _literal(text: str) -> Any:
     for read in (ast.literal_eval, json.loads):
-        try:
+        with suppress(ValueError, SyntaxError):
             return read(text)
-        except (ValueError, SyntaxError):
-            continue
     return text
 
 

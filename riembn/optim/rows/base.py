@@ -195,14 +195,12 @@ class RowOptimizer(CheckedGroups):
             for group in self.param_groups
         )
 
+    @torch.no_grad()
     def _prepare(self, group: dict[str, Any]) -> None:
-        if not self.unit_rows:
-            return
-        with torch.no_grad():
-            if group.get("joint"):
-                with joint.as_rows(self, self._pairs(group), Layout.of(group)) as rows:
-                    to_unit_rows(rows, Layout())
-                return
+        if self.unit_rows and group.get("joint"):
+            with joint.as_rows(self, self._pairs(group), Layout.of(group)) as rows:
+                to_unit_rows(rows, Layout())
+        elif self.unit_rows:
             to_unit_rows([p for p in group["params"] if p.numel()], Layout.of(group))
 
     def _pairs(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
