@@ -1,8 +1,10 @@
 """Split takes little memory besides what a pass through the network keeps."""
 
+import gc
 import platform
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from riembn.invariance import heap, split
+from riembn.invariance.twin import Twin
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -69,6 +72,24 @@ def test_beside_the_weights_in_float64_there_is_little(network, most):
     net, example = network(), torch.randn(2, 48, 2, 2)
     weights = sum(4 * p.numel() for p in net.parameters())
     assert 2 * weights < peak_bytes(lambda: split(net, example), torch.device("cpu")) < most * weights
+
+
+def test_the_copy_is_gone_when_split_is_done(monkeypatch):
+    made, init = [], Twin.__init__
+
+    def noted(self, *given):
+        init(self, *given)
+        made.extend(map(weakref.ref, (self.model, *self.parameters.values())))
+
+    monkeypatch.setattr(Twin, "__init__", noted)
+    gc.collect()
+    gc.disable()  # a cycle would wait for it
+    try:
+        found = split(plain(), torch.randn(2, 48, 2, 2))
+        assert made and not any(copy() is not None for copy in made)
+    finally:
+        gc.enable()
+    assert found.invariant
 
 
 @pytest.mark.parametrize("size", [1e-12, 1e-9, 1.0, 1e9])

@@ -74,12 +74,10 @@ class Twin:
                 module.training = False
         self.parameters = dict(self.model.named_parameters())
         self._state = State(self.model)
-        self._collected: dict[str, Radial] | None = None
         self._bytes, self._freed = sum(p.nbytes for p in self.parameters.values()), 0
-        for name, parameter in self.parameters.items():
+        for parameter in self.parameters.values():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_()  # a frozen one can be unfrozen later
-                parameter.register_post_accumulate_grad_hook(self._collector(name))
 
     def run(
         self, edits: Mapping[str, Edit] | None = None, *, state: int = 0, gradients: bool = False
@@ -99,6 +97,7 @@ class Twin:
         with torch.no_grad():
             self._state.restore(state, eps=self.eps)
             for name, parameter in self.parameters.items():
+                parameter.grad = None  # forward may have computed one
                 self._set(parameter, self._own[name])
                 if edits and name in edits:
                     edits[name](parameter)
@@ -131,7 +130,13 @@ class Twin:
                 scalars.append((t * noise.to(t.device) / size(t)).sum())
         if not scalars:
             return {}
-        found = self._collected = {}
+        found: dict[str, Radial] = {}
+        # Hooks only as long as they are needed: they hold the copy in memory, which would wait for Python's collector.
+        hooks = []
+        for name, parameter in self.parameters.items():
+            parameter.grad = None
+            if parameter.requires_grad:
+                hooks.append(parameter.register_post_accumulate_grad_hook(self._collector(name, found)))
         total = sum(scalars[1:], scalars[0])
         try:
             # In one thread and in the mode, because checkpointed parts are computed again on the way; by the engine
@@ -141,18 +146,17 @@ class Twin:
                     (total,), (torch.ones_like(total),), False, False, (), allow_unreachable=True, accumulate_grad=True
                 )
         finally:
-            self._collected = None
+            for hook in hooks:
+                hook.remove()
         return found
 
-    def _collector(self, name: str) -> Callable[[Tensor], None]:
+    def _collector(self, name: str, found: dict[str, Radial]) -> Callable[[Tensor], None]:
         def collect(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
-            if self._collected is None or gradient is None:
-                return
+            assert gradient is not None
             with torch._C.DisableTorchFunction(), torch.no_grad():
-                found = radial(parameter, gradient, self._layouts.get(name, ()))
-                known = self._collected.get(name)
-                self._collected[name] = found if known is None else known + found
+                part = radial(parameter, gradient, self._layouts.get(name, ()))
+                found[name] = found[name] + part if name in found else part
                 self._freed += parameter.nbytes
             del gradient
             if self._freed > self._bytes / 4:  # now and then, for it takes time
