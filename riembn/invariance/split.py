@@ -16,6 +16,7 @@ from riembn.invariance.copying import one_line
 from riembn.invariance.exact import TooFewValues
 from riembn.invariance.example import described, slip
 from riembn.invariance.granularity import Weight
+from riembn.invariance.heap import return_freed_memory
 from riembn.invariance.reasons import Reasons
 from riembn.invariance.refusals import refuse
 from riembn.invariance.report import Entry, Split
@@ -94,6 +95,14 @@ def split(
             f'split: rule={rule!r}; it is "invariant" (measured) or "paper" (the released code).'
         )
     refuse(model)
+    result = _measured(model, example_input, loss)
+    return_freed_memory()  # that of the copy
+    if result.caution():
+        logging.getLogger("riembn").warning("split: %s.", result.caution())
+    return result
+
+
+def _measured(model: nn.Module, example_input: Any, loss: Callable[[Any], Tensor] | None) -> Split:
     named, found = dict(model.named_parameters()), candidates(model)
     weights = [Weight(c, named) for c in found if not c.refusal]
     twin = Twin(model, example_input, loss, {w.name: w.candidate.layouts for w in weights})
@@ -109,11 +118,9 @@ def split(
     entries |= {c.name: Entry(c.name, named[c.name], False, c.refusal) for c in found}
     for weight in weights:
         entries |= _entries(weight, trial.reasons)
-    result = Split(tuple(entries.values()), rule, trial.change, trial.own_change, trial.random)
+    result = Split(tuple(entries.values()), "invariant", trial.change, trial.own_change, trial.random)
     if result.invariant and not are_fresh(model):
         result = replace(result, statistics=carried_over(twin, result.entries))
-    if result.caution():
-        logging.getLogger("riembn").warning("split: %s.", result.caution())
     return result
 
 
