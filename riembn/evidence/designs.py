@@ -52,6 +52,7 @@ _RATES_ALONE: dict[str, Any] = {
     "sgd": {"lr": _RATES}, "sgd-g": {"lr": _RATES}, "adam-g": {"lr": _RATES_ADAM}, "psi-sgd": _PSI,
 }  # fmt: skip
 _PAPER = {name: {"alpha": 0.1} for name in ("sgd-g", "adam-g")}
+_PAPER_REST = {name: {"alpha": 0.1, "rest_lr": 0.1} for name in _PAPER}
 # Where the rate is the angle of a step, radians, they lie around that of SGD-G; elsewhere around the source's.
 _RELATIVES = {
     "pbwn": _RATES,
@@ -116,11 +117,10 @@ def second_cell() -> list[Study]:
 
 def _tuned_alike(base: RunConfig, **changes: Any) -> list[Study]:
     """Each method at its best rate, of five unless more are given, on six seeds; its other settings are block A's."""
-    own: dict[str, dict[str, float]] = {name: {"rest_lr": 0.1, "alpha": 0.1} for name in ("sgd-g", "adam-g")}
     rates = {"sgd": _RATES[1:], "sgd-g": _RATES[1:], "adam-g": _RATES_ADAM[:5]}
     asked: dict[str, Any] = {
         "methods": METHODS,
-        "settings": {**own, "psi-sgd": {"rest_lr": 0.1}},
+        "settings": {**_PAPER_REST, "psi-sgd": {"rest_lr": 0.1}},
         "baseline": "sgd",
         "seeds": range(6),
         "tune": {**{name: {"lr": values} for name, values in rates.items()}, "psi-sgd": _PSI[1:]},
@@ -219,13 +219,12 @@ def around() -> list[Study]:
 
 def relatives() -> list[Study]:
     """Block R: what others have made of the same rows, beside block A's methods: six rates each, rest_lr 0.1."""
-    own = {name: {"rest_lr": 0.1, "alpha": 0.1} for name in ("sgd-g", "adam-g")}
     others = {name: {"rest_lr": 0.1} for name in ("psi-sgd", *_RELATIVES)}
     return [
         Study(
             cell(),
             methods=(*METHODS, *_RELATIVES),
-            settings={**own, **others},
+            settings={**_PAPER_REST, **others},
             baseline="sgd",
             seeds=range(5),
             tune={**_RATES_ALONE, **{name: {"lr": rates} for name, rates in _RELATIVES.items()}},
