@@ -23,13 +23,14 @@ from benchmarks.memory import peak_bytes  # noqa: E402
 HOLES = """
 import re, torch
 from pathlib import Path
-from riembn.invariance.heap import return_freed_memory
+from riembn.invariance.heap import Heap
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+heap = Heap(STEP << 20)
 blocks = [torch.ones(1 << 14) for _ in range(3000)]  # of 64 KiB, which glibc takes from its heap
 del blocks[:-1]
 before = resident()
-return_freed_memory()
+heap.look()
 print(before - resident())
 """
 
@@ -102,23 +103,31 @@ def test_a_standardized_weight_of_any_size_is_invariant(size):
     assert [entry.granularity for entry in found.values() if entry.parameter.dim() > 1] == ["channel"] * 2
 
 
-def test_freed_memory_is_returned_after_each_pass_and_a_few_times_on_the_way_back(monkeypatch):
-    calls: list[None] = []
-    monkeypatch.setattr("riembn.invariance.twin.return_freed_memory", lambda: calls.append(None))
-    split(plain(), torch.randn(2, 48, 2, 2))
-    passes, backward = 4, 2
-    assert passes + 2 * backward <= len(calls) <= passes + 4 * backward
+def test_memory_is_looked_at_on_the_way_there_and_back_and_returned_after_each_pass(monkeypatch):
+    looked, trimmed = [], []
+    monkeypatch.setattr(heap.Heap, "look", lambda self: looked.append(self))
+    monkeypatch.setattr(heap.Heap, "trim", lambda self: trimmed.append(self))
+    net = plain()
+    split(net, torch.randn(2, 48, 2, 2))
+    passes, backward, parameters = 4, 2, len(list(net.parameters()))
+    assert len(looked) >= passes * len(net) + backward * parameters
+    assert len(trimmed) == passes + 1  # and once the copy is gone
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_goes_back_to_the_system():
-    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 3000 * 64 / 2
+@pytest.mark.parametrize(("step", "returned"), [(10, True), (10_000, False)])
+def test_freed_memory_goes_back_to_the_system_once_the_process_has_grown(step, returned):
+    code = HOLES.replace("STEP", str(step))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 3000 * 64 / 2) is returned
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr("sys.platform", "win32")
-    assert heap._trim.__wrapped__() is None
+    monkeypatch.setattr(heap, "_trim", heap._trim.__wrapped__)
+    assert heap._trim() is None
+    heap.Heap(0).look()
+    heap.Heap(0).trim()
 
 
 class Ensemble(nn.Module):

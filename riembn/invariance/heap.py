@@ -1,24 +1,51 @@
-"""Memory that one pass has freed goes back to the system before the next asks for more."""
+"""Memory that is free goes back to the system before a process takes much more of it."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from functools import cache
 from typing import Any
 
-__all__ = ["return_freed_memory"]
+__all__ = ["Heap"]
 
 
-def return_freed_memory() -> None:
-    """Have glibc return every free page of its heap; nothing happens where the C library is another.
+class Heap:
+    """Keeps what the process holds close to what it uses, where the C library is glibc.
 
-    A tensor is an aligned block, and glibc (2.36 at least) does not put one into a hole of just its size. So the holes
-    of one pass stay, and the next one takes most of its memory anew.
+    A tensor is an aligned block, and glibc (2.36 at least) does not put one into a hole of just its size. So holes
+    stay, and the next tensors take their memory anew. The largest are those of a convolution in float64, which writes
+    out the patches of the whole batch.
+
+    Args:
+        step: Bytes that the process may grow by before its free pages are returned.
     """
-    trim = _trim()
-    if trim is not None:
-        trim(0)
+
+    def __init__(self, step: float) -> None:
+        self._step, self._held = step, _resident()
+
+    def look(self) -> None:
+        """Return free pages if the process has grown since it last held least."""
+        held = _resident()
+        if held > self._held + self._step:
+            self.trim()
+        else:
+            self._held = min(held, self._held)
+
+    def trim(self) -> None:
+        """Return every free page."""
+        trim = _trim()
+        if trim is not None:
+            trim(0)
+        self._held = _resident()
+
+
+def _resident() -> int:
+    if _trim() is None:
+        return 0
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
 @cache

@@ -16,7 +16,7 @@ from riembn.invariance.copying import one_line
 from riembn.invariance.exact import TooFewValues
 from riembn.invariance.example import described, slip
 from riembn.invariance.granularity import Weight
-from riembn.invariance.heap import return_freed_memory
+from riembn.invariance.heap import Heap
 from riembn.invariance.reasons import Reasons
 from riembn.invariance.refusals import refuse
 from riembn.invariance.report import Entry, Split
@@ -96,7 +96,7 @@ def split(
         )
     refuse(model)
     result = _measured(model, example_input, loss)
-    return_freed_memory()  # that of the copy
+    Heap(0).trim()  # of what the copy took
     if result.caution():
         logging.getLogger("riembn").warning("split: %s.", result.caution())
     return result

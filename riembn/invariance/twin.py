@@ -15,7 +15,7 @@ from riembn.geometry import Layout
 from riembn.invariance.copying import copied_model, one_line
 from riembn.invariance.exact import Exact, widened
 from riembn.invariance.example import arguments, mapped, tensors
-from riembn.invariance.heap import return_freed_memory
+from riembn.invariance.heap import Heap
 from riembn.invariance.radial import Radial, radial
 from riembn.invariance.state import EPS_NAMES, State, random_state
 
@@ -74,7 +74,7 @@ class Twin:
                 module.training = False
         self.parameters = dict(self.model.named_parameters())
         self._state = State(self.model)
-        self._bytes, self._freed = sum(p.nbytes for p in self.parameters.values()), 0
+        self._heap = Heap(sum(p.nbytes for p in self.parameters.values()) / 4)
         for parameter in self.parameters.values():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_()  # a frozen one can be unfrozen later
@@ -102,7 +102,7 @@ class Twin:
                 if edits and name in edits:
                     edits[name](parameter)
         example = self._example(generator)
-        mode = Exact(eps=self.eps, through=gradients and self.through)
+        mode = Exact(eps=self.eps, through=gradients and self.through, after=self._heap.look)
         with (
             torch.set_grad_enabled(gradients or self._differentiates),
             random_state(self.model, state) as drawn,
@@ -119,7 +119,7 @@ class Twin:
         self.draws = self.draws or drawn() or self._state.drew()
         self.cut = self.cut or (gradients and mode.cut)
         self._differentiates = self._differentiates or mode.differentiates
-        return_freed_memory()
+        self._heap.trim()
         return [widened(t) for t in outputs], found
 
     def _gradients(self, outputs: list[Tensor], generator: torch.Generator, mode: Exact) -> dict[str, Radial]:
@@ -157,11 +157,8 @@ class Twin:
             with torch._C.DisableTorchFunction(), torch.no_grad():
                 part = radial(parameter, gradient, self._layouts.get(name, ()))
                 found[name] = found[name] + part if name in found else part
-                self._freed += parameter.nbytes
             del gradient
-            if self._freed > self._bytes / 4:  # now and then, for it takes time
-                self._freed = 0
-                return_freed_memory()
+            self._heap.look()
 
         return collect
 
