@@ -16,8 +16,6 @@ from riembn.data.from_torchvision import import_torchvision
 from .interleave import contest, stopwatch
 from .intervals import quartiles
 
-__all__ = ["measure_augmentation"]
-
 DEVICE, LOADER = "on the device", "DataLoader"
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 BATCH, WORKERS, PADDING = 128, 2, 4

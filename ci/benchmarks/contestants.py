@@ -13,8 +13,6 @@ import riembn
 
 from .eager import EagerSGDG
 
-__all__ = ["BASES", "CONTESTANTS", "FUSED", "Contestant"]
-
 Build = Callable[[list[Tensor], list[Tensor]], Any]
 PATHS: dict[str, dict[str, bool]] = {"fused": {"fused": True}, "foreach": {"foreach": True}, "loop": {}}
 LR = 1e-7  # rows stay where they started: at thousands of steps against one gradient they would end along it

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["EagerSGDG"]
-
 
 class EagerSGDG:
     """SGD-G in plain PyTorch, all rows of a weight at once: our own text, for comparison only.

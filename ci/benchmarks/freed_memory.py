@@ -18,8 +18,6 @@ from riembn.training.freed_memory import DECIDE, keep_freed_memory
 from .intervals import median_interval, quartiles
 from .loop_overhead import laptop_run
 
-__all__ = ["measure_freed_memory"]
-
 
 def measure_freed_memory(*, quick: bool = False, rounds: int = 9) -> dict[str, Any] | None:
     """An epoch's steps as glibc frees memory by default, against `keep_freed_memory`, in processes of their own.

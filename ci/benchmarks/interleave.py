@@ -13,8 +13,6 @@ import torch
 
 from .intervals import Interval, median_interval
 
-__all__ = ["Contest", "contest", "stopwatch"]
-
 Run = Callable[[], object]
 Stopwatch = Callable[[Run, int], float]
 """Seconds that one of so many calls takes."""

@@ -7,8 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interval", "median_interval", "quartiles"]
-
 
 @dataclass(frozen=True)
 class Interval:

@@ -16,8 +16,6 @@ from riembn.training.loop import Run
 
 from .intervals import median_interval, quartiles
 
-__all__ = ["laptop_run", "measure_loop"]
-
 
 def measure_loop(device: torch.device, *, quick: bool = False, epochs: int = 20) -> dict[str, Any]:
     """The steps of `riembn.train` against bare ones, on batches that are ready, in turns.

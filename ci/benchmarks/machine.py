@@ -14,8 +14,6 @@ import torch
 from riembn.kernels.c_library import library
 from riembn.training.machine import environment
 
-__all__ = ["describe", "free_bytes", "slug"]
-
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _SETTINGS = ("MALLOC_", "OMP_", "MKL_", "KMP_", "GOMP_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_", "CUDA_")
 

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["page_faults", "peak_bytes", "state_bytes"]
-
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
     """Most bytes of torch's allocator that a call holds at once, above what was held before it."""

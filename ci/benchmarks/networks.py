@@ -13,8 +13,6 @@ from torch import nn
 from riembn import models
 from riembn.data.from_torchvision import import_torchvision
 
-__all__ = ["NETWORKS", "Network"]
-
 
 @dataclass(frozen=True)
 class Network:

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 import riembn
 
-__all__ = ["NETWORKS", "STACKS", "ParameterSet", "parameter_set"]
-
 
 @dataclass(frozen=True)
 class ParameterSet:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["print_machine", "print_parts", "print_set", "print_split", "print_table", "print_targets", "spoken"]
-
 
 def print_machine(told: Mapping[str, Any]) -> None:
     where = told["cpu"] if told["device"] == "cpu" else f"{told['device']}, {told['cpu']}"

@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["FACTORS", "TOLERANCE", "Rescaling", "check"]
-
 TOLERANCE = 1e-8
 """Relative change of the output up to which it counts as unchanged."""
 

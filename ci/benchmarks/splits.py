@@ -23,8 +23,6 @@ from riembn.invariance.twin import Twin
 from .networks import NETWORKS
 from .rescaling import check
 
-__all__ = ["measure_split"]
-
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

@@ -14,8 +14,6 @@ from .machine import free_bytes
 from .memory import page_faults, peak_bytes, state_bytes
 from .parameters import STACKS, ParameterSet, parameter_set
 
-__all__ = ["measure_set"]
-
 COPY, IN_PLACE = "copy", "in place"
 _STREAM = {"cpu": 2**25, "cuda": 2**28}  # entries: far more than a cache holds
 

@@ -17,8 +17,6 @@ from riembn.training.motion import PROBES, Motion
 
 from .intervals import quartiles
 
-__all__ = ["PARTS", "measure_all_parts", "measure_parts"]
-
 MEAN, STD = (0.29,), (0.35,)
 PARTS = ("data", "forward", "backward", "optimizer", "measuring")
 

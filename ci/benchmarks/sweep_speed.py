@@ -12,8 +12,6 @@ import torch
 
 from .intervals import median_interval
 
-__all__ = ["measure_sweep"]
-
 _TIMED = """
 import json, sys, tempfile, time
 import riembn

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["split_targets", "step_targets", "train_targets", "verdict"]
-
 Target = dict[str, Any]
 _CPU_SETS = ("vgg-13", "resnet-18", "wrn-28-10")
 _LARGE = 80e6  # bytes of weights, beside which what a pass keeps is little

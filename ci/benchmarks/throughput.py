@@ -14,8 +14,6 @@ import riembn
 from .interleave import contest, stopwatch
 from .intervals import quartiles
 
-__all__ = ["measure_throughput"]
-
 NETWORK, BATCH = "wrn-28-10", 128
 STEP, MATRIX = "training step", "matrix product"
 

@@ -14,8 +14,6 @@ import riembn
 from .interleave import contest, stopwatch
 from .intervals import quartiles
 
-__all__ = ["measure_training_step"]
-
 SGD, SGD_G = "SGD fused", "SGD-G"
 
 

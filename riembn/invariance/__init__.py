@@ -3,5 +3,3 @@
 from riembn.invariance.report import Entry as Entry
 from riembn.invariance.report import Split as Split
 from riembn.invariance.split import split as split
-
-__all__ = ["Entry", "Split", "split"]

@@ -8,8 +8,6 @@ from torch import nn
 
 from riembn.geometry import Layout
 
-__all__ = ["Candidate", "candidates"]
-
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LINEAR = (nn.Linear, nn.Embedding, nn.EmbeddingBag)

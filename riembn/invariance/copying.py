@@ -14,8 +14,6 @@ from torch.overrides import TorchFunctionMode
 
 from riembn.invariance.exact import widened
 
-__all__ = ["CONTAINERS", "TORCHS_OWN", "copied_model", "copied_state", "one_line"]
-
 TORCHS_OWN = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 

@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["TINY", "Exact", "TooFewValues", "widened"]
-
 # In place of eps, which torch wants positive. What is normalized is brought to size 1 first, so that this is below
 # rounding beside any variance.
 TINY = 1e-20

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["arguments", "described", "mapped", "slip", "tensors"]
-
 
 def mapped(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
     """The same nesting of lists, tuples and dicts with ``f`` applied to every tensor."""

@@ -13,8 +13,6 @@ from riembn.invariance.candidates import Candidate
 from riembn.invariance.radial import Radial
 from riembn.invariance.twin import Edit
 
-__all__ = ["TOLERANCE", "Point", "Weight", "rescaling"]
-
 # Relative change of the output that still counts as none. Rounding in float64 leaves 1e-15 to 1e-12 behind a
 # hundred layers; a weight that is not scale-invariant moves the output by 1e-3 and more.
 TOLERANCE = 1e-8

@@ -8,8 +8,6 @@ import sys
 from functools import cache
 from typing import Any
 
-__all__ = ["Heap"]
-
 
 class Heap:
     """Keeps what the process holds close to what it uses, where the C library is glibc.

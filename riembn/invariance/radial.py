@@ -9,8 +9,6 @@ from torch import Tensor
 
 from riembn.geometry import Layout
 
-__all__ = ["Radial", "radial"]
-
 
 @dataclass(frozen=True)
 class Radial:

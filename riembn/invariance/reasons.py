@@ -9,8 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
-__all__ = ["Reasons"]
-
 _NORMALIZATIONS = {
     "BatchNorm": "BatchNorm",
     "LayerNorm": "LayerNorm",

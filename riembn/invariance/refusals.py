@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["flat_pieces", "refuse", "refuse_flat"]
-
 _WHOLE = "measure the network before it is sharded, and give the Split to riembn.build_optimizer."
 _FLAT = (
     "FullyShardedDataParallel keeps flat pieces of the weights, not weight rows; shard with "

@@ -17,8 +17,6 @@ from riembn.invariance.statistics import Statistics
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Entry", "Split"]
-
 _FEW = 60  # parameters that a full table is printed for
 _NOTICEABLE = 0.1  # change of the output by eps alone that is worth a word
 

@@ -24,8 +24,6 @@ from riembn.invariance.statistics import are_fresh, carried_over
 from riembn.invariance.trial import Trial
 from riembn.invariance.twin import LossError, Twin
 
-__all__ = ["split"]
-
 _ADVICE = (
     "Give what forward takes: a tensor, a tuple of positional arguments or a dict of keyword arguments, of four "
     "samples or more; all of it is computed in float64"

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from riembn.invariance.copying import CONTAINERS, TORCHS_OWN, copied_state
 from riembn.invariance.exact import TINY
 
-__all__ = ["EPS_NAMES", "State", "random_state"]
-
 EPS_NAMES = ("eps", "epsilon", "variance_epsilon", "layer_norm_eps")
 """Attributes in which modules keep their eps."""
 

@@ -17,8 +17,6 @@ from riembn.invariance.twin import Edit, Twin, size
 if TYPE_CHECKING:
     from riembn.invariance.report import Entry
 
-__all__ = ["Carried", "Statistics", "are_fresh", "carried_over"]
-
 _VALUES = 4096  # a channel that are looked at
 _CONSTANT = 1e-24  # share of a channel's squares that is rounding
 _MISFIT = 1e-3

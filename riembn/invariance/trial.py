@@ -11,8 +11,6 @@ from riembn.invariance.granularity import TOLERANCE, Point, Weight
 from riembn.invariance.reasons import Reasons
 from riembn.invariance.twin import Edit, Twin, size
 
-__all__ = ["LIMIT", "Trial"]
-
 LIMIT = 16
 """Most passes through the network."""
 

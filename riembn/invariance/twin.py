@@ -19,8 +19,6 @@ from riembn.invariance.heap import Heap
 from riembn.invariance.radial import Radial, radial
 from riembn.invariance.state import EPS_NAMES, State, random_state
 
-__all__ = ["Edit", "LossError", "Twin", "size"]
-
 Loss = Callable[[Any], Tensor]
 Edit = Callable[[Tensor], None]
 """Changes a parameter in place."""

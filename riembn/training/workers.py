@@ -26,8 +26,6 @@ from ..experiment.store import Store
 from .freed_memory import keep_freed_memory
 from .train import RunLocked, train
 
-__all__ = ["OPTIONS", "Ended", "devices", "on_cluster", "on_machine", "processes"]
-
 _OF_A_SWEEP = {"config", "store", "resume", "device", "progress"}
 OPTIONS = tuple(name for name in inspect.signature(train).parameters if name not in _OF_A_SWEEP)
 """Arguments of `riembn.train` that a sweep hands on to every run."""
