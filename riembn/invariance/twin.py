@@ -72,7 +72,7 @@ class Twin:
                 module.training = False
         self.parameters = dict(self.model.named_parameters())
         self._state = State(self.model)
-        self._heap = Heap(sum(p.nbytes for p in self.parameters.values()) / 4)
+        self._heap = Heap(sum(p.nbytes for p in self.parameters.values()) / 16)
         for parameter in self.parameters.values():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_()  # a frozen one can be unfrozen later
