@@ -65,7 +65,6 @@ class Exact(TorchFunctionMode):
 
     Args:
         eps: False takes the eps of every normalization function away; True leaves each as it is.
-        after: Called after each function that makes a tensor.
         through: Whether gradients go through ``detach``, ``.data`` and ``no_grad``, so that they tell what a weight
             does to the output, and not what an optimizer would be told.
 
@@ -75,9 +74,9 @@ class Exact(TorchFunctionMode):
         cut: Whether a value was taken out of the graph of gradients, so that these may not tell the truth.
     """
 
-    def __init__(self, *, eps: bool, through: bool, after: Callable[[], None]) -> None:
+    def __init__(self, *, eps: bool, through: bool) -> None:
         super().__init__()
-        self.eps, self.through, self.normalizations, self._after = eps, through, 0, after
+        self.eps, self.through, self.normalizations = eps, through, 0
         self.differentiates, self.cut = False, False
 
     def __torch_function__(
@@ -104,8 +103,6 @@ class Exact(TorchFunctionMode):
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
         result = self._call(func, args, kwargs, in_place)
-        if isinstance(result, Tensor) and result._base is None:
-            self._after()
         return result if in_place else _wide(result)
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, in_place: bool) -> Any:

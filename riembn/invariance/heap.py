@@ -8,25 +8,26 @@ import sys
 from functools import cache
 from typing import Any
 
+_MUCH = 4  # steps
+
 
 class Heap:
     """Keeps what the process holds close to what it uses, where the C library is glibc.
 
     A tensor is an aligned block, and glibc (2.36 at least) does not put one into a hole of just its size. So holes
-    stay, and the next tensors take their memory anew. The largest are those of a convolution in float64, which writes
-    out the patches of the whole batch.
+    stay, and the next tensors take their memory anew.
 
     Args:
         step: Bytes that the process may grow by before its free pages are returned.
     """
 
     def __init__(self, step: float) -> None:
-        self._step, self._held = step, _resident()
+        self._step, self._held, self._freed = step, _resident(), 0
 
-    def look(self) -> None:
-        """Return free pages if the process has grown since it last held least."""
-        held = _resident()
-        if held > self._held + self._step:
+    def look(self, freed: int = 0) -> None:
+        """Return free pages if the process has grown since it last held least, or much was ``freed``: so many bytes."""
+        held, self._freed = _resident(), self._freed + freed
+        if held > self._held + self._step or self._freed > _MUCH * self._step:
             self.trim()
         else:
             self._held = min(held, self._held)
@@ -36,7 +37,7 @@ class Heap:
         trim = _trim()
         if trim is not None:
             trim(0)
-        self._held = _resident()
+        self._held, self._freed = _resident(), 0
 
 
 def _resident() -> int:

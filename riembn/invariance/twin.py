@@ -100,7 +100,7 @@ class Twin:
                 if edits and name in edits:
                     edits[name](parameter)
         example = self._example(generator)
-        mode = Exact(eps=self.eps, through=gradients and self.through, after=self._heap.look)
+        mode = Exact(eps=self.eps, through=gradients and self.through)
         with (
             torch.set_grad_enabled(gradients or self._differentiates),
             random_state(self.model, state) as drawn,
@@ -156,7 +156,7 @@ class Twin:
                 part = radial(parameter, gradient, self._layouts.get(name, ()))
                 found[name] = found[name] + part if name in found else part
             del gradient
-            self._heap.look()
+            self._heap.look(freed=parameter.nbytes)
 
         return collect
 
