@@ -131,6 +131,11 @@ def test_another_c_library_is_left_alone(monkeypatch):
     heap.Heap(0).trim()
 
 
+def test_a_system_that_does_not_say_how_much_is_held_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(heap, "_STATM", tmp_path / "missing")
+    assert split(plain(), torch.randn(2, 48, 2, 2)).invariant
+
+
 class Ensemble(nn.Module):
     """Several small networks at once, whose values cannot be asked for one by one."""
 

@@ -6,9 +6,11 @@ import ctypes
 import mmap
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 _MUCH = 4  # steps
+_STATM = Path("/proc/self/statm")
 
 
 class Heap:
@@ -41,10 +43,11 @@ class Heap:
 
 
 def _resident() -> int:
-    if _trim() is None:
+    """Bytes of memory; 0 where the system does not say."""
+    try:
+        return int(_STATM.read_bytes().split()[1]) * mmap.PAGESIZE
+    except OSError:
         return 0
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
 @cache
