@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
             _write(out, record)
     else:
         train = asked.command == "train"
-        record = _rounded(record | (_train if train else _step)(asked, device))
+        record = _earlier(out, record) | _rounded(record | (_train if train else _step)(asked, device))
         record["targets"] = (train_targets if train else step_targets)(record)
         _write(out, record)
     print_targets(record["targets"])
@@ -83,6 +83,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write(out: Path, record: dict[str, Any]) -> None:
     write_whole(out, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _earlier(out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """What stands in a record of the same code on the same device, of which other parts are measured now."""
+    if not out.exists():
+        return {}
+    old = json.loads(out.read_text())
+    same = all(old[key] == record[key] for key in ("benchmark", "device", "quick"))
+    return old if same and old["environment"]["commit"] == record["environment"]["commit"] else {}
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -101,9 +110,10 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help='such as "SGD-G fused"; default: all',
     )
-    step.add_argument("--parts", nargs="+", choices=STEP_PARTS, default=STEP_PARTS, help="default: all three")
+    kept = "; --out keeps its others, of the same commit"
+    step.add_argument("--parts", nargs="+", choices=STEP_PARTS, default=STEP_PARTS, help="default: all three" + kept)
     train = commands.add_parser("train", help="where the time of a run goes")
-    train.add_argument("--parts", nargs="+", choices=TRAIN_PARTS, default=TRAIN_PARTS, help="default: all")
+    train.add_argument("--parts", nargs="+", choices=TRAIN_PARTS, default=TRAIN_PARTS, help="default: all" + kept)
     split = commands.add_parser("split", help="what riembn.split says of many networks, and whether it is right")
     split.add_argument(
         "--networks", nargs="+", choices=SPLIT_NETWORKS, metavar="NAME", help="only these; --out keeps its others"
@@ -143,7 +153,7 @@ def _folder(asked: argparse.Namespace) -> str:
 
 def _step(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     limits = _limits(asked)
-    record: dict[str, Any] = {"sets": []}
+    record: dict[str, Any] = {"sets": []} if "sets" in asked.parts else {}
     sets = asked.sets or (["stack-1e6"] if asked.quick else SETS)
     for name in sets if "sets" in asked.parts else ():
         only = asked.contestants or (list(CONTESTANTS) if asked.quick else None)

@@ -114,7 +114,7 @@ def _target(what: str, name: str, bound: float, at_most: bool, value: Mapping[st
 
 
 def _set(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return next((one for one in record["sets"] if one["name"] == name), {"results": []})
+    return next((one for one in record.get("sets", []) if one["name"] == name), {"results": []})
 
 
 def _result(record: Mapping[str, Any], name: str, contestant: str) -> Mapping[str, Any] | None:

@@ -586,7 +586,8 @@ def test_launches_are_few():
     shapes += [(256, 256, 3, 3), (512, 256, 3, 3), *[(512, 512, 3, 3)] * 3, (512, 512)]
     params = [torch.empty(shape) for shape in shapes]
     batches = cuda._plan(params[0].device, "manifold_step", [params, params, params], CHANNEL).batches
-    assert len(batches) == 4  # the first, of rows of 27; those of 576 join those of 1,152
+    assert len(batches) == 3  # those of 27, 576 and 1,152 entries, few in all; of 2,304; of 4,608
+    assert [batch.kind.unit for batch in batches] == [4, 4, 1]
     assert sorted(i for batch in batches for i in batch.members) == list(range(len(shapes)))
     for batch in batches:
         assert batch.programs.numel() == sum(-(-shapes[i][0] // batch.tile.rows) for i in batch.members)
@@ -637,12 +638,13 @@ def test_every_kernel_compiles_for_two_gpus_and_spills_no_register():
         cases = [("manifold_step", tile, dict(ADAM=True, **dense)) for tile in spread]
         cases += [("manifold_step", tile, dict(ADAM=False, **dense)) for tile in spread[-3:]]
         cases += [("psi_step", tile, dense) for tile in psi[-2:]]
-        loose = spread[3]._replace(warps=2 * spread[3].warps)
-        cases += [("manifold_step", loose, dict(ADAM=True, DENSE=False, UNIT=1))]
+        loose = [tile._replace(warps=2 * tile.warps) for tile in spread[3:5]]
+        cases += [("manifold_step", tile, dict(ADAM=True, DENSE=False, UNIT=1)) for tile in loose]
         tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
         for architecture, (name, tile, flags) in itertools.product((80, 90), cases):
             kernel, warps = getattr(rows_triton, name + tile.kernel), tile.warps
             values = {**options, **flags, "BLOCK_ROWS": tile.rows, "BLOCK_COLUMNS": tile.columns}
+            values["PLACE"] = 2 if architecture >= 90 else 0
             types = {"programs": "*i32", "sizes": "*i64", "addresses": "*i64", "lr": "*fp32"}
             types |= {"grad_scale": "*fp32", "found_inf": "*fp32", **dict.fromkeys(values, "constexpr")}
             source = ASTSource(
@@ -650,9 +652,10 @@ def test_every_kernel_compiles_for_two_gpus_and_spills_no_register():
                 signature={n: types.get(n, "fp32") for n in kernel.arg_names},
                 constexprs={(i,): values[n] for i, n in enumerate(kernel.arg_names) if n in values},
             )
-            chosen = {"num_warps": warps, "enable_fp_fusion": True}
+            chosen = {"num_warps": warps, "enable_fp_fusion": True, "launch_pdl": values["PLACE"] > 1}
             made = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=chosen)
             assert ("ld.global.v4" in made.asm["ptx"]) == (flags["UNIT"] > 1), name
+            assert made.asm["ptx"].count("griddepcontrol") == values["PLACE"], name
             with open(sys.argv[1], "wb") as file:
                 file.write(made.asm["cubin"])
             said = subprocess.run([tool, "-res-usage", sys.argv[1]], capture_output=True, text=True).stdout
@@ -669,7 +672,7 @@ def test_every_kernel_compiles_for_two_gpus_and_spills_no_register():
             [sys.executable, "-c", script, str(Path(folder, "kernel.cubin"))],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
-    assert len(done.stdout.splitlines()) == 26, done.stderr[-2000:]
+    assert len(done.stdout.splitlines()) == 32, done.stderr[-2000:]
 
 
 def gpu(test):
@@ -785,6 +788,34 @@ def test_a_compiled_launch_takes_arguments_of_its_kinds_alone():
                 weight.grad = g if weight is p else g.clone()
                 optimizer.step()
             torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_what_follows_a_step_finds_all_its_launches_done(method):
+    """They overlap one another; gradients that are overwritten at once and weights that are read at once do not."""
+    optimizer_class, options = METHODS[method]
+    shapes = [(4000, 5000), (3000, 3000), (30_000, 1500), (100_000, 60)]
+    ends = []
+    for foreach in (None, True):
+        params, generator = make(shapes)
+        optimizer = optimizer_class(params, foreach=foreach, **{**options, "lr": 1e-2})
+        gradients = [torch.randn(p.shape, generator=generator).to(DEVICE) for p in params]
+        seen = []
+        for p in params:
+            p.grad = torch.empty_like(p)
+        for step in range(5):
+            for p, g in zip(params, gradients, strict=True):
+                p.grad.copy_(g).mul_(step + 1)
+            optimizer.step()
+            seen.append([p.detach().clone() for p in params])
+            for p in params:
+                p.grad.fill_(math.nan)
+        ends.append(seen)
+    assert len([*cuda._plans.values()][-1].batches) > 1
+    for ours, theirs in zip(*ends, strict=True):
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
 @gpu

@@ -2,9 +2,9 @@
 
 A step reads weight, gradient and momentum once and writes weight and momentum once: 20 bytes a float32 parameter for
 SGD-G, and 20 bytes and 8 a row for Adam-G; 12 for PSI-SGD without momentum. All weights of one call share a few
-launches, one for each size of row; nothing waits for the device, so a step can be captured in a CUDA graph. Tiles
-were chosen by timing on an H200, and so that no kernel spills registers. The first use on a device is checked
-(riembn/optim/rows/first_use.py).
+launches, one for each size of row, which overlap where the device can do that; nothing waits for the device, so a step
+can be captured in a CUDA graph. Tiles were chosen by timing on an H200, and so that no kernel spills registers. The
+first use on a device is checked (riembn/optim/rows/first_use.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain, combinations
 from operator import is_not
 from typing import Any, NamedTuple
 
@@ -39,14 +40,13 @@ class Tile(NamedTuple):
     kernel: str = ""  # what follows in its name
 
 
-_SHORT = [Tile(64, 64, 16, 4), Tile(256, 256, 4, 4), Tile(1024, 1024, 1, 1), Tile(2048, 2048, 1, 4)]
-_SHORT += [Tile(4096, 4096, 1, 4)]
-TILES = {
-    "manifold_step": [*_SHORT, Tile(6144, 2048, 1, 8, "_wide"), Tile(math.inf, 2048, 1, 4, "_long")],
-    "psi_step": [*_SHORT, Tile(math.inf, 2048, 1, 4, "_long")],
-}
+_WHOLE = [Tile(64, 64, 16, 4), Tile(256, 256, 4, 4), Tile(1024, 1024, 1, 1), Tile(2048, 2048, 1, 4)]
+_WHOLE += [Tile(4096, 4096, 1, 4)]
+_THREE = [Tile(1536, 512, 1, 2, "_wide"), Tile(3072, 1024, 1, 4, "_wide"), Tile(6144, 2048, 1, 8, "_wide")]
+_LONG = Tile(math.inf, 2048, 1, 4, "_long")
+TILES = {"manifold_step": [*sorted([*_WHOLE, *_THREE]), _LONG], "psi_step": [*_WHOLE, _LONG]}
 """Of each kernel, from short rows to long ones."""
-FEW = 2**19
+FEW = 2**20
 """Entries that take less time than a launch: with so few of their own, rows are read in a tile for longer ones."""
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -112,14 +112,13 @@ def adam_g(
 ) -> Tables | None:
     """One step of Adam-G in place; ``steps``: float32 counts on the device, this step included; else as `sgd_g`."""
     options = _scalars(*betas, 1 - betas[1], eps, grad_clip)
-    one_by_one = [v.contiguous() for v in exp_avg_sqs]
+    one_by_one = [*exp_avg_sqs] if tables else [v.contiguous() for v in exp_avg_sqs]
     columns = params, grads, exp_avgs, one_by_one, steps
     tables = _launch("manifold_step", columns, layout, lr, grad_scale, found_inf, options,
                      tables, ADAM=True, CLIPPED=grad_clip is not None)  # fmt: skip
-    for v, used in zip(exp_avg_sqs, one_by_one, strict=True):
-        if used is not v:
-            v.copy_(used)
-            tables = None
+    if any(map(is_not, exp_avg_sqs, one_by_one)):
+        torch._foreach_copy_([*exp_avg_sqs], one_by_one)
+        return None
     return tables
 
 
@@ -173,7 +172,8 @@ def _launch_here(
     """Launch a kernel over all rows; ``columns``: weights, gradients, momentum, second moments, step counts."""
     params, device = columns[0], columns[0][0].device
     used: list[list[Tensor]] = []
-    lasting = not capturing(device)  # whether the tables serve another step
+    stream, captured = _stream(device), capturing(device)
+    lasting = not captured  # whether the tables serve another step
     if tables is None:
         grads = [g.resolve_neg() for g in columns[1]]
         lasting = lasting and not any(map(is_not, grads, columns[1]))
@@ -189,24 +189,25 @@ def _launch_here(
     shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
     numbers = [float(x) for x in scalars]  # Triton would compile for every integer anew
     variant = name, *map(_kind, shared), *flags.values()
-    for number, (batch, (lines, aligned)) in enumerate(zip(plan.batches, tables.use(), strict=True)):
+    for number, (batch, (lines, aligned)) in enumerate(zip(plan.batches, tables.use(stream, captured), strict=True)):
         given = batch.programs, batch.sizes, lines, *shared, *numbers
         launch = plan.launches.get((number, aligned, variant))
         if launch is None:
-            launch = _first_launch(name, batch, aligned, given, LR_TENSOR=isinstance(lr, Tensor), **flags)
+            place = _place(device, number, len(plan.batches))
+            launch = _first_launch(name, batch, aligned, place, given, LR_TENSOR=isinstance(lr, Tensor), **flags)
             plan.launches[number, aligned, variant] = launch
         else:
-            launch(*given)
+            launch(stream, *given)
     for c, i in plan.foreign:
         if c >= 2:
             columns[c][i].copy_(used[c][i])
     # Autograd does not see what a kernel writes: weights, momentum, second moments.
-    increment_version([*params, *(t for column in columns[2:4] for t in column)])
+    increment_version([*chain(params, *columns[2:4])])
     return tables if lasting and not plan.foreign else None
 
 
 def _first_launch(
-    name: str, batch: _Batch, aligned: bool, given: tuple[Any, ...], **flags: bool
+    name: str, batch: _Batch, aligned: bool, place: int, given: tuple[Any, ...], **flags: bool
 ) -> Callable[..., None]:
     """Compile a kernel, or find it compiled, and launch it; returns what launches it on arguments of the same kinds.
 
@@ -215,20 +216,34 @@ def _first_launch(
     """
     kernels: Any = _kernels()
     function, grid = getattr(kernels, name + batch.tile.kernel), (batch.programs.numel(), 1, 1)
+    weights, gradients = (getattr(kernels.tl, name) for name in batch.kind.types)
     constants = dict(
-        W=getattr(kernels.tl, batch.types[0]), G=getattr(kernels.tl, batch.types[1]), DENSE=batch.dense,
-        UNIT=batch.unit if aligned else 1, BLOCK_ROWS=batch.tile.rows, BLOCK_COLUMNS=batch.tile.columns, **flags,
+        W=weights, G=gradients, DENSE=batch.kind.dense, UNIT=batch.kind.unit if aligned else 1,
+        BLOCK_ROWS=batch.tile.rows, BLOCK_COLUMNS=batch.tile.columns, PLACE=place, **flags,
     )  # fmt: skip
     options = {"num_warps": batch.tile.warps, "enable_fp_fusion": True}
+    if place > 1:
+        options["launch_pdl"] = True
 
-    def by_function(*given: Any) -> Any:
+    def by_function(stream: int, *given: Any) -> Any:
         return function[grid](*given, **constants, **options)
 
-    compiled = by_function(*given)
+    compiled = by_function(0, *given)  # on the current stream
     if compiled is None:  # interpreted
         return by_function
     run, rest = compiled[grid], (None,) * (len(function.arg_names) - len(given))  # constants are compiled in
-    return lambda *given: run(*given, *rest)
+    return lambda stream, *given: run(*given, *rest, stream=stream)
+
+
+def _place(device: torch.device, number: int, launches: int) -> int:
+    """1 for the first launch of a step, 2 for those that begin before the last one has ended; 0 if none can.
+
+    All of a step are of different rows, so none needs to wait for another. That fills the end of each, when ever fewer
+    programs are left (NVIDIA's programmatic dependent launch, from compute capability 9.0).
+    """
+    if launches == 1 or device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return 0
+    return 2 if number else 1
 
 
 def _kind(x: Any) -> object:
@@ -267,6 +282,15 @@ def _fits(p: Tensor, layout: Layout) -> bool:
     return found is not None and found.fan_in <= LONGEST
 
 
+class _Kind(NamedTuple):
+    """What tensors have in common that one launch can work on."""
+
+    tile: int  # its number: from short rows to long ones
+    dense: bool
+    unit: int  # all sizes are multiples of it
+    types: tuple[str, str]  # of weights and gradients
+
+
 class _Batch(NamedTuple):
     """What one launch works on."""
 
@@ -274,9 +298,7 @@ class _Batch(NamedTuple):
     programs: Tensor
     sizes: Tensor
     tile: Tile
-    dense: bool
-    unit: int  # all sizes are multiples of it
-    types: tuple[str, str]
+    kind: _Kind
 
 
 class _Plan(NamedTuple):
@@ -287,7 +309,7 @@ class _Plan(NamedTuple):
     dtypes: list[list[torch.dtype]]
     addresses: dict[tuple[int, ...], Tables]
     launches: dict[Any, Callable[..., None]]  # of what is compiled
-    stream: torch.cuda.Stream | None  # on which its tables were filled
+    filled_on: torch.cuda.Stream | None
 
 
 _plans: dict[Any, _Plan] = {}
@@ -317,7 +339,7 @@ def _make_plan(
 ) -> _Plan:
     foreign: list[tuple[int, int]] = []
     dtypes = [[t.dtype for t in column] for column in columns]
-    by_launch: dict[Any, list[tuple[int, Strides]]] = {}
+    by_launch: dict[_Kind, list[tuple[int, Strides]]] = {}
     for i, (p, *rest) in enumerate(zip(*columns, strict=True)):
         for c, t in enumerate(rest, start=1):
             if c == 2 or t.dtype not in _TYPES:
@@ -327,17 +349,16 @@ def _make_plan(
         found = strides(p.shape, p.stride(), layout)
         assert found is not None  # `takes` has said so
         types = _TYPES[p.dtype], _TYPES[dtypes[1][i]]
-        unit = 4 if types == ("float32", "float32") else 8  # entries in 16 bytes of the smaller type
+        unit = _unit(types)
         if not (found.dense and found.fan_in % unit == 0 and found.row_stride % unit == 0):
             unit = 1
-        tile = next(number for number, tile in enumerate(tiles) if found.fan_in <= tile.longest)
-        kind = tile, found.dense, unit, types
-        by_launch.setdefault(kind, []).append((i, found))
+        number = next(number for number, tile in enumerate(tiles) if found.fan_in <= tile.longest)
+        by_launch.setdefault(_Kind(number, found.dense, unit, types), []).append((i, found))
     _join_few(by_launch)
     batches = []
-    for (number, dense, unit, types), members in by_launch.items():
-        tile = tiles[number]
-        if unit == 1:  # an address an entry: fewer entries a thread, to stay in registers
+    for kind, members in sorted(by_launch.items(), reverse=True):  # what is left at the end is of short rows
+        tile = tiles[kind.tile]
+        if kind.unit == 1:  # an address an entry: fewer entries a thread, to stay in registers
             tile = tile._replace(warps=min(2 * tile.warps, 32))
         blocks = [-(-g.rows // tile.rows) for _, g in members]
         firsts = [sum(blocks[:k]) for k in range(len(blocks))]
@@ -349,21 +370,34 @@ def _make_plan(
                 _to_device(programs.int(), device),
                 _to_device(torch.tensor(sizes), device),
                 tile,
-                dense,
-                unit,
-                types,
+                kind,
             )
         )
-    return _Plan(batches, foreign, dtypes, {}, {}, _stream(device))
+    return _Plan(batches, foreign, dtypes, {}, {}, _current_stream(device))
 
 
-def _join_few(by_launch: dict[Any, list[tuple[int, Strides]]]) -> None:
-    """Let those with few entries in all go with the next longer rows: a launch costs as much as half a million."""
-    for kind in sorted(by_launch):
-        tile, *others = kind
-        longer = [other for other in by_launch if other[0] > tile and [*other[1:]] == others]
-        if longer and sum(g.rows * g.fan_in for _, g in by_launch[kind]) < FEW:
-            by_launch[min(longer)] += by_launch.pop(kind)
+def _join_few(by_launch: dict[_Kind, list[tuple[int, Strides]]]) -> None:
+    """Let those with few entries in all go with the next longer rows: a launch costs as much as a million.
+
+    Rows that start anywhere go only with few others, since these are then read entry by entry, too.
+    """
+
+    def few(kind: _Kind) -> bool:
+        return sum(g.rows * g.fan_in for _, g in by_launch[kind]) < FEW
+
+    def go_together(kind: _Kind, longer: _Kind) -> bool:
+        alike = (kind.dense, kind.types) == (longer.dense, longer.types)
+        return few(kind) and alike and (kind.unit == longer.unit or few(longer))
+
+    while pair := next((two for two in combinations(sorted(by_launch), 2) if go_together(*two)), None):
+        kind, longer = pair
+        members = by_launch.pop(kind) + by_launch.pop(longer)
+        by_launch.setdefault(longer._replace(unit=min(kind.unit, longer.unit)), []).extend(members)
+
+
+def _unit(types: tuple[str, str]) -> int:
+    """Entries in 16 bytes of the smaller type."""
+    return 4 if types == ("float32", "float32") else 8
 
 
 def _same_order(p: Tensor, t: Tensor) -> bool:
@@ -389,21 +423,19 @@ class Tables:
         ]
         self._lines = list(zip(parts, aligned, strict=True))
         self._table, self.plan = table, plan
-        self._stream = _stream(device)
+        self._filled_on = _current_stream(device)
 
-    def use(self) -> list[tuple[Tensor, bool]]:
-        """The tables, fit to be read on the current stream."""
-        current = _stream(self._table.device)
-        if current is None:
-            return self._lines
-        if capturing(self._table.device):
+    def use(self, stream: int, captured: bool) -> list[tuple[Tensor, bool]]:
+        """The tables, fit to be read on the current stream, whose number is ``stream``."""
+        if captured:
             _captured.add(self)  # for good: the graph may read it at any time
             return self._lines
-        of_plan = [table for batch in self.plan.batches for table in (batch.programs, batch.sizes)]
-        for filled_on, tables in ((self._stream, [self._table]), (self.plan.stream, of_plan)):
-            if filled_on is not None and filled_on != current:
+        for filled_on, of_plan in ((self._filled_on, False), (self.plan.filled_on, True)):
+            if filled_on is not None and filled_on.cuda_stream != stream:
+                current = torch.cuda.current_stream(self._table.device)
                 current.wait_stream(filled_on)
-                for table in tables:
+                tables = [table for batch in self.plan.batches for table in (batch.programs, batch.sizes)]
+                for table in tables if of_plan else [self._table]:
                     table.record_stream(current)
         return self._lines
 
@@ -437,8 +469,13 @@ def _to_device(table: Tensor, device: torch.device) -> Tensor:
 _sources: list[Tensor] = []
 
 
-def _stream(device: torch.device) -> torch.cuda.Stream | None:
+def _current_stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def _stream(device: torch.device) -> int:
+    """The current stream's number, as Triton takes it; an object for it would take longer to make."""
+    return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
 
 
 def capturing(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ registers. Formulas: riembn/optim/reference.py.
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 SIZES = tl.constexpr(10)  # the last unused
 ADDRESSES = tl.constexpr(6)  # the last unused: every line starts on 16 bytes
@@ -47,6 +48,20 @@ def _offsets(size, row, column, DENSE: tl.constexpr, UNIT: tl.constexpr):
     row_at = row // row_inner * tl.load(size + 4) + row % row_inner * tl.load(size + 5)
     entry_at = column // entry_inner * tl.load(size + 7) + column % entry_inner * tl.load(size + 8)
     return row_at + entry_at
+
+
+@triton.jit
+def _begin(PLACE: tl.constexpr):
+    """Let the next launch of the step begin once all programs of this one have."""
+    if PLACE > 0:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def _end(PLACE: tl.constexpr):
+    """Do not end before the launch before has, so that what follows the step finds all of it done."""
+    if PLACE > 1:
+        gdc_wait()
 
 
 @triton.jit
@@ -113,13 +128,11 @@ def _clipped(norm, unscale, grad_clip):
 
 
 @triton.jit
-def _coefficients(length, clipped_norm, v, present, rate, decay_second, keep_second, eps, ADAM: tl.constexpr):
+def _coefficients(length, clipped_norm, v, before, present, rate, decay_second, keep_second, eps, ADAM: tl.constexpr):
     """(a, b, c) with which w <- a y + b D and m <- a D + c y, D the new momentum of norm ``length``."""
     turn = length
     if ADAM:
-        second = (
-            decay_second * tl.load(v, mask=present, other=0.0) + keep_second * clipped_norm * clipped_norm
-        )
+        second = decay_second * before + keep_second * clipped_norm * clipped_norm
         tl.debug_barrier()  # every warp of a row reads v for itself, and none may read what another has written
         tl.store(v, second, mask=present)
         # with eps = 0 a row that never had a gradient stays where it is
@@ -132,6 +145,16 @@ def _coefficients(length, clipped_norm, v, present, rate, decay_second, keep_sec
     if ADAM:
         return cosine, -rate * ratio, length * sine
     return cosine, ratio, -turn * sine
+
+
+@triton.jit
+def _second_moment(address, row, present, ADAM: tl.constexpr):
+    """Where that of a row stands, and its value, asked for before it is needed."""
+    v = _pointer(address, 3, tl.float32, 1) + row
+    before = 0.0
+    if ADAM:
+        before = tl.load(v, mask=present, other=0.0)
+    return v, before
 
 
 @triton.jit
@@ -154,9 +177,11 @@ def manifold_step(
     log_decay_second, eps, grad_clip,
     W: tl.constexpr, G: tl.constexpr, ADAM: tl.constexpr, LR_TENSOR: tl.constexpr, CLIPPED: tl.constexpr,
     DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    PLACE: tl.constexpr,
 ):  # fmt: skip
     """SGD-G (``decay``: momentum) or Adam-G (``decay``: beta1, ``keep``: 1 - beta1) for BLOCK_ROWS rows a program."""
     block, size, address = _of_program(programs, sizes, addresses)
+    _begin(PLACE)
     live = _goes_on(found_inf)
     row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK_COLUMNS)
@@ -168,6 +193,7 @@ def manifold_step(
     w = tl.load(w_at, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(_pointer(address, 1, G, UNIT) + at, mask=mask, other=0.0)
     m = tl.load(m_at, mask=mask, other=0.0)
+    v, before = _second_moment(address, row, present, ADAM)
     rate = _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR, ADAM)
 
     g = _unscaled(g, grad_scale)
@@ -194,10 +220,10 @@ def manifold_step(
         bits = _power_bits(tl.max(tl.abs(d), axis=1))
         near = d * _power(bits)[:, None]
         length = tl.sqrt_rn(tl.sum(near * near, axis=1)) * _power(254 - bits)
-    v = _pointer(address, 3, tl.float32, 1) + row
-    a, b, c = _coefficients(length, norm * factor, v, present, rate, decay_second, keep_second, eps, ADAM)
+    a, b, c = _coefficients(length, norm * factor, v, before, present, rate, decay_second, keep_second, eps, ADAM)
     tl.store(w_at, (a[:, None] * y + b[:, None] * d).to(W), mask=mask)
     tl.store(m_at, a[:, None] * d + c[:, None] * y, mask=mask)
+    _end(PLACE)
 
 
 @triton.jit
@@ -216,9 +242,11 @@ def manifold_step_wide(
     log_decay_second, eps, grad_clip,
     W: tl.constexpr, G: tl.constexpr, ADAM: tl.constexpr, LR_TENSOR: tl.constexpr, CLIPPED: tl.constexpr,
     DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    PLACE: tl.constexpr,
 ):  # fmt: skip
     """The same for one row a program, in three blocks of BLOCK_COLUMNS."""
     row, size, address = _of_program(programs, sizes, addresses)
+    _begin(PLACE)
     live = _goes_on(found_inf)
     end = _fan_in(size, UNIT) * live
     column = tl.arange(0, BLOCK_COLUMNS)
@@ -237,6 +265,7 @@ def manifold_step_wide(
     d0 = tl.load(m_at + at0, mask=mask0, other=0.0)
     d1 = tl.load(m_at + at1, mask=mask1, other=0.0)
     d2 = tl.load(m_at + at2, mask=mask2, other=0.0)
+    v, before = _second_moment(address, row, live > 0, ADAM)
     rate = _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR, ADAM)
 
     h0, h1, h2 = _unscaled(h0, grad_scale), _unscaled(h1, grad_scale), _unscaled(h2, grad_scale)
@@ -265,14 +294,14 @@ def manifold_step_wide(
         bits = _power_bits(_largest(d0, d1, d2))
         near = _power(bits)
         length = tl.sqrt_rn(_dot(d0 * near, d0 * near, d1 * near, d1 * near, d2 * near, d2 * near)) * _power(254 - bits)
-    v = _pointer(address, 3, tl.float32, 1) + row
-    a, b, c = _coefficients(length, norm * factor, v, live > 0, rate, decay_second, keep_second, eps, ADAM)
+    a, b, c = _coefficients(length, norm * factor, v, before, live > 0, rate, decay_second, keep_second, eps, ADAM)
     tl.store(w_at + at0, (a * y0 + b * d0).to(W), mask=mask0)
     tl.store(w_at + at1, (a * y1 + b * d1).to(W), mask=mask1)
     tl.store(w_at + at2, (a * y2 + b * d2).to(W), mask=mask2)
     tl.store(m_at + at0, a * d0 + c * y0, mask=mask0)
     tl.store(m_at + at1, a * d1 + c * y1, mask=mask1)
     tl.store(m_at + at2, a * d2 + c * y2, mask=mask2)
+    _end(PLACE)
 
 
 @triton.jit
@@ -281,6 +310,7 @@ def manifold_step_long(
     log_decay_second, eps, grad_clip,
     W: tl.constexpr, G: tl.constexpr, ADAM: tl.constexpr, LR_TENSOR: tl.constexpr, CLIPPED: tl.constexpr,
     DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    PLACE: tl.constexpr,
 ):  # fmt: skip
     """The same for one row a program, read twice: six dot products fix the step, which is then written.
 
@@ -288,12 +318,14 @@ def manifold_step_long(
     in two more readings.
     """
     row, size, address = _of_program(programs, sizes, addresses)
+    _begin(PLACE)
     live = _goes_on(found_inf)
     fan_in = _fan_in(size, UNIT)
     end = fan_in * live
     column = tl.arange(0, BLOCK_COLUMNS)
     w_at, g_at = _pointer(address, 0, W, UNIT), _pointer(address, 1, G, UNIT)
     m_at = _pointer(address, 2, tl.float32, UNIT)
+    v, before = _second_moment(address, row, live > 0, ADAM)
     rate = _rate(lr, address, log_decay, log_decay_second, live, LR_TENSOR, ADAM)
 
     # Each lane scales its gradients by a power of two of its own, lowered where a larger one comes.
@@ -374,8 +406,7 @@ def manifold_step_long(
         less = _power(tl.maximum(127 + lowest - bits, 0))
         length = tl.sqrt_rn(tl.sum(total * less * less, axis=0)) * _power(254 - lowest)
 
-    v = _pointer(address, 3, tl.float32, 1) + row
-    a, b, c = _coefficients(length, norm * factor, v, live > 0, rate, decay_second, keep_second, eps, ADAM)
+    a, b, c = _coefficients(length, norm * factor, v, before, live > 0, rate, decay_second, keep_second, eps, ADAM)
     inverse = tl.div_rn(1.0, tl.sqrt_rn(square))
     for start in range(0, end, BLOCK_COLUMNS):
         mask = start + column < fan_in
@@ -387,6 +418,7 @@ def manifold_step_long(
         y = w * inverse
         tl.store(w_at + at, (a * y + b * d).to(W), mask=mask)
         tl.store(m_at + at, a * d + c * y, mask=mask)
+    _end(PLACE)
 
 
 @triton.jit
@@ -404,9 +436,11 @@ def psi_step(
     programs, sizes, addresses, lr, grad_scale, found_inf, momentum,
     W: tl.constexpr, G: tl.constexpr, MOMENTUM: tl.constexpr, LR_TENSOR: tl.constexpr,
     DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    PLACE: tl.constexpr,
 ):  # fmt: skip
     """PSI-SGD for BLOCK_ROWS rows a program."""
     block, size, address = _of_program(programs, sizes, addresses)
+    _begin(PLACE)
     live = _goes_on(found_inf)
     row = block * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK_COLUMNS)
@@ -427,6 +461,7 @@ def psi_step(
         step += (momentum * scale)[:, None] * tl.load(m_at, mask=mask, other=0.0)
         tl.store(m_at, step, mask=mask)
     tl.store(w_at, (w + step).to(W), mask=mask)
+    _end(PLACE)
 
 
 @triton.jit
@@ -434,9 +469,11 @@ def psi_step_long(
     programs, sizes, addresses, lr, grad_scale, found_inf, momentum,
     W: tl.constexpr, G: tl.constexpr, MOMENTUM: tl.constexpr, LR_TENSOR: tl.constexpr,
     DENSE: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    PLACE: tl.constexpr,
 ):  # fmt: skip
     """The same for one row a program: read twice, and the weight once more where it is rescaled."""
     row, size, address = _of_program(programs, sizes, addresses)
+    _begin(PLACE)
     live = _goes_on(found_inf)
     fan_in = _fan_in(size, UNIT)
     end = fan_in * live
@@ -470,3 +507,4 @@ def psi_step_long(
             step += momentum * scale * tl.load(m_at, mask=mask, other=0.0)
             tl.store(m_at, step, mask=mask)
         tl.store(w_at + at, (w + step).to(W), mask=mask)
+    _end(PLACE)

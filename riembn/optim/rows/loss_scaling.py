@@ -36,17 +36,19 @@ class LossScaling(NamedTuple):
 
     def advance(self, steps: Sequence[Tensor]) -> None:
         """Add one to step counts, zero where the step is skipped; waits for no device that keeps them."""
+        if not steps:
+            return
+        if self.found_inf is None:
+            torch._foreach_add_([*steps], 1)
+            return
         by_device: dict[torch.device, list[Tensor]] = {}
         for step in steps:
             by_device.setdefault(step.device, []).append(step)
         for device, counts in by_device.items():
-            if self.found_inf is None:
-                torch._foreach_add_(counts, 1)
-            else:
-                goes_on = (self.found_inf == 0).reshape(())
-                not_read_here = device.type == "cuda"
-                added = goes_on.to(device, torch.float32, non_blocking=not_read_here)
-                torch._foreach_add_(counts, [added] * len(counts))  # one tensor for all would be read on the host
+            goes_on = (self.found_inf == 0).reshape(())
+            not_read_here = device.type == "cuda"
+            added = goes_on.to(device, torch.float32, non_blocking=not_read_here)
+            torch._foreach_add_(counts, [added] * len(counts))  # one tensor for all would be read on the host
 
 
 UNSCALED = LossScaling(None, None)

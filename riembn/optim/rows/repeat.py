@@ -7,7 +7,8 @@ of them only whether it is still that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import attrgetter, is_not
+from itertools import chain
+from operator import attrgetter, is_, is_not, methodcaller
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,9 @@ class Last(NamedTuple):
     tables: cuda.Tables
     switches: tuple[Any, ...]
     seen: tuple[list[Any], ...]
-    kept: list[int]
+    entries: list[Any]  # of the optimizer's state, for all of its groups
+    own: list[Mapping[str, Any]]  # those of the weights
+    kept: list[Any]  # what stands in them
 
     @classmethod
     def of(
@@ -38,7 +41,9 @@ class Last(NamedTuple):
         layout: Layout,
         tables: cuda.Tables,
     ) -> Last:
-        return cls(params, states, layout, tables, _switches(group), _seen(params, states), _ids(state, params))
+        own = [state[p] for p in params]
+        entries, kept = [*state.values()], [*_values(own)]
+        return cls(params, states, layout, tables, _switches(group), _seen(params, states), entries, own, kept)
 
     @property
     def columns(self) -> list[list[Tensor]]:
@@ -52,15 +57,20 @@ class Last(NamedTuple):
             return False
         if torch.compiler.is_compiling() or any(map(is_not, params, self.params)):
             return False
+        if not _same(self.entries, [*state.values()]) or not _same(self.kept, [*_values(self.own)]):
+            return False
         try:
-            return _ids(state, params) == self.kept and _seen(params, self.states) == self.seen
-        except (AttributeError, KeyError, RuntimeError, TypeError):  # no gradient, no state, or one without an address
+            return _seen(params, self.states) == self.seen
+        except (AttributeError, RuntimeError, TypeError):  # no gradient, or one without an address
             return False
 
 
-def _ids(state: Mapping[Tensor, Mapping[str, Any]], params: list[Tensor]) -> list[int]:
-    """Which objects are kept for the weights; none can be another with the same number, since `Last` keeps them all."""
-    return [id(value) for p in params for value in state[p].values()]
+def _same(ones: list[Any], others: list[Any]) -> bool:
+    return len(ones) == len(others) and all(map(is_, ones, others))
+
+
+def _values(entries: list[Mapping[str, Any]]) -> chain[Any]:
+    return chain.from_iterable(map(_VALUES, entries))
 
 
 def _switches(group: dict[str, Any]) -> tuple[Any, ...]:
@@ -78,10 +88,11 @@ def _seen(params: list[Tensor], states: list[list[Tensor]]) -> tuple[list[Any], 
     return (
         [*map(_ADDRESS, params)], [*map(_SHAPE, params)], [*map(_STRIDE, params)],
         [*map(_ADDRESS, grads)], [*map(_SHAPE, grads)], [*map(_STRIDE, grads)],
-        [*map(_TYPE, grads)], [*map(_NEGATIVE, grads)],
+        [*map(_DTYPE, grads)], [*map(_NEGATIVE, grads)],
         *([*map(_ADDRESS, column)] for column in states),
     )  # fmt: skip
 
 
-_GRAD, _SHAPE, _TYPE = attrgetter("grad"), attrgetter("shape"), attrgetter("dtype", "layout")
+_GRAD, _SHAPE, _DTYPE = attrgetter("grad"), attrgetter("shape"), attrgetter("dtype")
+_VALUES = methodcaller("values")
 _ADDRESS, _STRIDE, _NEGATIVE = Tensor.data_ptr, Tensor.stride, Tensor.is_neg
