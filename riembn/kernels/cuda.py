@@ -184,20 +184,19 @@ def _launch_here(
             p = params[i]
             alike = torch.empty_strided(p.shape, p.stride(), dtype=plan.dtypes[c][i], device=device)
             used[c][i] = alike.copy_(columns[c][i])
-        tables = _tables(plan, used)
+        tables = _tables(plan, [[t.data_ptr() for t in column] for column in used], device)
     plan = tables.plan
     shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
     numbers = [float(x) for x in scalars]  # Triton would compile for every integer anew
     variant = name, *map(_kind, shared), *flags.values()
-    for number, (batch, (lines, aligned)) in enumerate(zip(plan.batches, tables.use(stream, captured), strict=True)):
-        given = batch.programs, batch.sizes, lines, *shared, *numbers
-        launch = plan.launches.get((number, aligned, variant))
+    for number, (batch, lines) in enumerate(zip(plan.batches, tables.use(stream, captured), strict=True)):
+        launch = plan.launches.get((number, lines.aligned, variant))
         if launch is None:
-            place = _place(device, number, len(plan.batches))
-            launch = _first_launch(name, batch, aligned, place, given, LR_TENSOR=isinstance(lr, Tensor), **flags)
-            plan.launches[number, aligned, variant] = launch
+            flags["LR_TENSOR"], place = isinstance(lr, Tensor), _place(device, number, len(plan.batches))
+            launch = _first_launch(name, batch, lines, place, *shared, *numbers, **flags)
+            plan.launches[number, lines.aligned, variant] = launch
         else:
-            launch(stream, *given)
+            launch(stream, batch, lines, *shared, *numbers)
     for c, i in plan.foreign:
         if c >= 2:
             columns[c][i].copy_(used[c][i])
@@ -207,32 +206,32 @@ def _launch_here(
 
 
 def _first_launch(
-    name: str, batch: _Batch, aligned: bool, place: int, given: tuple[Any, ...], **flags: bool
+    name: str, batch: _Batch, lines: _Lines, place: int, *given: Any, **flags: bool
 ) -> Callable[..., None]:
     """Compile a kernel, or find it compiled, and launch it; returns what launches it on arguments of the same kinds.
 
-    A call of a compiled kernel takes a few microseconds. Of a function that Triton compiles where it has to it takes
-    tens, since that looks at every argument first.
+    A call of a compiled kernel takes a few microseconds, and is given addresses: of each tensor it would ask the driver
+    where it is. Of a function that Triton compiles where it has to it takes tens, since that looks at every argument.
     """
     kernels: Any = _kernels()
     function, grid = getattr(kernels, name + batch.tile.kernel), (batch.programs.numel(), 1, 1)
     weights, gradients = (getattr(kernels.tl, name) for name in batch.kind.types)
     constants = dict(
-        W=weights, G=gradients, DENSE=batch.kind.dense, UNIT=batch.kind.unit if aligned else 1,
+        W=weights, G=gradients, DENSE=batch.kind.dense, UNIT=batch.kind.unit if lines.aligned else 1,
         BLOCK_ROWS=batch.tile.rows, BLOCK_COLUMNS=batch.tile.columns, PLACE=place, **flags,
     )  # fmt: skip
     options = {"num_warps": batch.tile.warps, "enable_fp_fusion": True}
     if place > 1:
         options["launch_pdl"] = True
 
-    def by_function(stream: int, *given: Any) -> Any:
-        return function[grid](*given, **constants, **options)
+    def by_function(stream: int, batch: _Batch, lines: _Lines, *given: Any) -> Any:
+        return function[grid](batch.programs, batch.sizes, lines.table, *given, **constants, **options)
 
-    compiled = by_function(0, *given)  # on the current stream
+    compiled = by_function(0, batch, lines, *given)  # on the current stream
     if compiled is None:  # interpreted
         return by_function
-    run, rest = compiled[grid], (None,) * (len(function.arg_names) - len(given))  # constants are compiled in
-    return lambda stream, *given: run(*given, *rest, stream=stream)
+    run, rest = compiled[grid], (None,) * len(constants)  # those are compiled in
+    return lambda stream, batch, lines, *given: run(*batch.at, lines.at, *given, *rest, stream=stream)
 
 
 def _place(device: torch.device, number: int, launches: int) -> int:
@@ -297,6 +296,7 @@ class _Batch(NamedTuple):
     members: list[int]  # numbers of the tensors
     programs: Tensor
     sizes: Tensor
+    at: tuple[int, int]  # the addresses of those two
     tile: Tile
     kind: _Kind
 
@@ -364,15 +364,9 @@ def _make_plan(
         firsts = [sum(blocks[:k]) for k in range(len(blocks))]
         sizes = [[g.rows, g.fan_in, first, *g[2:], 0] for (_, g), first in zip(members, firsts, strict=True)]
         programs = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(blocks))
-        batches.append(
-            _Batch(
-                [i for i, _ in members],
-                _to_device(programs.int(), device),
-                _to_device(torch.tensor(sizes), device),
-                tile,
-                kind,
-            )
-        )
+        tables = _to_device(programs.int(), device), _to_device(torch.tensor(sizes), device)
+        at = tables[0].data_ptr(), tables[1].data_ptr()
+        batches.append(_Batch([i for i, _ in members], *tables, at, tile, kind))
     return _Plan(batches, foreign, dtypes, {}, {}, _current_stream(device))
 
 
@@ -405,27 +399,40 @@ def _same_order(p: Tensor, t: Tensor) -> bool:
     return all(a == b for n, a, b in zip(p.shape, p.stride(), t.stride(), strict=True) if n > 1)
 
 
+class _Lines(NamedTuple):
+    """Where the tensors of one launch are."""
+
+    table: Tensor
+    at: int  # its own address
+    aligned: bool  # whether all of them start on 16 bytes
+
+
 class Tables:
     """Where the tensors of a step are, on the device: never changed once made, so that a graph can keep on reading it.
 
-    For each launch a table of addresses, and whether all of them start on 16 bytes.
+    Made by `_tables`, of a list of addresses for each column.
     """
 
-    def __init__(self, plan: _Plan, columns: Sequence[Sequence[Tensor]], device: torch.device) -> None:
-        lines = list(zip(*([t.data_ptr() for t in column] for column in columns), strict=True))
+    def __init__(self, plan: _Plan, columns: list[list[int]], device: torch.device) -> None:
+        lines = list(zip(*columns, strict=True))
         order = [i for batch in plan.batches for i in batch.members]
         padding = [0] * (6 - len(columns))
         table = _to_device(torch.tensor([[*lines[i], *padding] for i in order]), device)
-        parts = table.split([len(batch.members) for batch in plan.batches])
-        aligned = [
-            all(address % 16 == 0 for i in batch.members for address in lines[i][:3])
-            for batch in plan.batches
+        self._lines = [
+            _Lines(part, part.data_ptr(), all(at % 16 == 0 for i in batch.members for at in lines[i][:3]))
+            for batch, part in zip(
+                plan.batches, table.split([len(batch.members) for batch in plan.batches]), strict=True
+            )
         ]
-        self._lines = list(zip(parts, aligned, strict=True))
-        self._table, self.plan = table, plan
+        self._table, self._columns, self.plan = table, columns, plan
         self._filled_on = _current_stream(device)
 
-    def use(self, stream: int, captured: bool) -> list[tuple[Tensor, bool]]:
+    def with_gradients(self, addresses: list[int]) -> Tables:
+        """Tables for the same tensors with gradients like those before, but elsewhere."""
+        weights, _, *states = self._columns
+        return _tables(self.plan, [weights, addresses, *states], self._table.device)
+
+    def use(self, stream: int, captured: bool) -> list[_Lines]:
         """The tables, fit to be read on the current stream, whose number is ``stream``."""
         if captured:
             _captured.add(self)  # for good: the graph may read it at any time
@@ -443,9 +450,8 @@ class Tables:
 _captured: set[Tables] = set()
 
 
-def _tables(plan: _Plan, columns: Sequence[Sequence[Tensor]]) -> Tables:
-    device = columns[0][0].device
-    key = tuple([t.data_ptr() for column in columns for t in column])
+def _tables(plan: _Plan, columns: list[list[int]], device: torch.device) -> Tables:
+    key = tuple(chain.from_iterable(columns))
     found = plan.addresses.get(key)
     if found is None:
         found = Tables(plan, columns, device)

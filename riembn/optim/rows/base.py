@@ -89,10 +89,11 @@ class RowOptimizer(CheckedGroups):
             return
         last = self._last = {} if self._last is None else self._last
         for number, group in enumerate(self.param_groups):
-            if (before := last.get(number)) is not None and before.holds(self.state, group):
-                self._advance(before.states, scaling)
-                again = before.columns, before.layout, scaling, self._options(group)
-                self._fused(kernels.cuda, *again, tables=before.tables)
+            if (before := last.get(number)) is not None and (again := before.again(self.state, group)):
+                last[number] = again
+                self._advance(again.states, scaling)
+                step = again.columns, again.layout, scaling, self._options(group)
+                self._fused(kernels.cuda, *step, tables=again.tables)
             elif group.get("joint"):
                 pairs = [(w, b) for w, b in self._pairs(group) if w.grad is not None and w.numel()]
                 with joint.as_rows(self, pairs, Layout.of(group)) as rows:

@@ -1,7 +1,7 @@
 """A step like the last one on a GPU: what was found out about tensors holds as long as they lie where they lay.
 
 A GPU steps a network in less time than Python needs to ask a hundred tensors what they are, so the next step asks each
-of them only whether it is still that.
+of them only whether it is still that. Gradients may be others, like those before: backward makes new ones.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Last(NamedTuple):
     layout: Layout
     tables: cuda.Tables
     switches: tuple[Any, ...]
+    gradients: list[int]  # their addresses
     seen: tuple[list[Any], ...]
     entries: list[Any]  # of the optimizer's state, for all of its groups
     own: list[Mapping[str, Any]]  # those of the weights
@@ -43,26 +44,33 @@ class Last(NamedTuple):
     ) -> Last:
         own = [state[p] for p in params]
         entries, kept = [*state.values()], [*_values(own)]
-        return cls(params, states, layout, tables, _switches(group), _seen(params, states), entries, own, kept)
+        return cls(params, states, layout, tables, _switches(group), *_seen(params, states), entries, own, kept)
 
     @property
     def columns(self) -> list[list[Tensor]]:
         """As a kernel takes them; it reads the gradients where its tables say."""
         return [self.params, [], *self.states]
 
-    def holds(self, state: Mapping[Tensor, Mapping[str, Any]], group: dict[str, Any]) -> bool:
-        """Whether a step of ``group`` can be taken with the same tables: no tensor is another, or elsewhere."""
+    def again(self, state: Mapping[Tensor, Mapping[str, Any]], group: dict[str, Any]) -> Last | None:
+        """What to take a step of ``group`` with; None if any tensor but a gradient is another, or elsewhere."""
         params = group["params"]
         if len(params) != len(self.params) or _switches(group) != self.switches or cuda.refused:
-            return False
+            return None
         if torch.compiler.is_compiling() or any(map(is_not, params, self.params)):
-            return False
+            return None
         if not _same(self.entries, [*state.values()]) or not _same(self.kept, [*_values(self.own)]):
-            return False
+            return None
         try:
-            return _seen(params, self.states) == self.seen
+            gradients, seen = _seen(params, self.states)
         except (AttributeError, RuntimeError, TypeError):  # no gradient, or one without an address
-            return False
+            return None
+        if seen != self.seen:
+            return None
+        if gradients == self.gradients:
+            return self
+        if cuda.capturing(params[0].device):  # what a graph replays is no step's last
+            return None
+        return self._replace(tables=self.tables.with_gradients(gradients), gradients=gradients)
 
 
 def _same(ones: list[Any], others: list[Any]) -> bool:
@@ -82,13 +90,15 @@ def _switches(group: dict[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _seen(params: list[Tensor], states: list[list[Tensor]]) -> tuple[list[Any], ...]:
-    """Where the tensors lie and what they are; by `map`, which asks a hundred tensors faster than a loop."""
+def _seen(params: list[Tensor], states: list[list[Tensor]]) -> tuple[list[int], tuple[list[Any], ...]]:
+    """Where the gradients lie, then where all else lies and what it is.
+
+    By `map`, which asks a hundred tensors faster than a loop.
+    """
     grads: list[Any] = [*map(_GRAD, params)]
-    return (
+    return [*map(_ADDRESS, grads)], (
         [*map(_ADDRESS, params)], [*map(_SHAPE, params)], [*map(_STRIDE, params)],
-        [*map(_ADDRESS, grads)], [*map(_SHAPE, grads)], [*map(_STRIDE, grads)],
-        [*map(_DTYPE, grads)], [*map(_NEGATIVE, grads)],
+        [*map(_SHAPE, grads)], [*map(_STRIDE, grads)], [*map(_DTYPE, grads)], [*map(_NEGATIVE, grads)],
         *([*map(_ADDRESS, column)] for column in states),
     )  # fmt: skip
 
