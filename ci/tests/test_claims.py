@@ -15,6 +15,7 @@ import riembn
 from riembn.__main__ import main
 from riembn.evidence.claims import CLAIMS, NOT_TESTED, PROVED, PROVED_IN_PART, _settings, judge
 from riembn.evidence.designs import DESIGNS
+from riembn.evidence.intervals import smallest_detectable
 from riembn.evidence.readings import predicted_angle
 from riembn.evidence.settings import TUNING_SEEDS, prepare
 from riembn.experiment import Record, Store, preset
@@ -106,6 +107,17 @@ def test_seeds_that_were_added_after_a_look_count_twice():
     assert p_of[11] == pytest.approx(2 * p_of[10])
 
 
+def test_seeds_of_block_l_that_were_added_after_a_look_count_twice():
+    frame = Store(RECORDS).frame()
+    found = [f for v in judge(frame[frame["network"] == "vgg-13"]) for f in v.deciding]
+    (study,) = DESIGNS["L"]()
+    for one in found:
+        looks = study.looks if one.comparison.where.startswith("SGD-G ") else 1  # the others had all their seeds
+        expected = smallest_detectable(6, one.found.sd, len(found) * looks)
+        assert one.settled.detectable == pytest.approx(expected)
+    assert study.looks == 2 and len(found) >= 10
+
+
 def test_generalization_is_asked_with_and_without_decay():
     runs = against_sgd("psi-sgd", -1.0) + against_sgd("psi-sgd", 1.0, weight_decay=0.0)
     assert said("P3a", runs).verdict == "not supported"
@@ -126,6 +138,7 @@ def test_losses_are_compared_early_and_at_the_end():
     assert said("C3", runs(-0.1, -0.1)).verdict == "supported"
     mixed = said("C3", runs(0.1, -0.1))
     assert mixed.verdict == "mixed" and "2 not supported, 2 supported" in mixed.headline
+    assert mixed.say_so == "2 for, 2 against, of 4"
     assert said("P2", runs(0.1, -0.1)).verdict == "not supported"
     assert said("P2", runs(-0.1, 0.1)).verdict == "supported"
 
@@ -146,6 +159,7 @@ def test_one_cell_does_not_override_the_others():
     assert said("C1", better + against_sgd("sgd-g", -1.0, epochs=8)).verdict == "supported"
     in_part = said("C1", better + unknown)
     assert in_part.verdict == "supported in part" and "1 supported, 1 undecided" in in_part.headline
+    assert in_part.say_so == "1 of 2" and said("S1", better).say_so == "–"
     mixed = said("C1", better + worse)
     assert mixed.verdict == "mixed" and "1 supported, 1 not supported" in mixed.headline
 
