@@ -17,13 +17,14 @@ import torch
 from riembn.experiment.files import write_whole
 
 from .augmentation import measure_augmentation
+from .captured import measure_captured
 from .contestants import CONTESTANTS
 from .freed_memory import measure_freed_memory
 from .loop_overhead import measure_loop
 from .machine import describe, slug
 from .networks import NETWORKS as SPLIT_NETWORKS
 from .parameters import NETWORKS, STACKS
-from .report import print_machine, print_parts, print_set, print_split, print_targets, spoken
+from .report import print_captured, print_machine, print_parts, print_set, print_split, print_targets, spoken
 from .splits import measure_split
 from .step import measure_set
 from .step_parts import measure_all_parts
@@ -34,7 +35,7 @@ from .training_step import measure_training_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = (*NETWORKS, *STACKS)
-STEP_PARTS = ("sets", "training", "allocator")
+STEP_PARTS = ("sets", "training", "captured", "allocator")
 TRAIN_PARTS = ("parts", "sweep", "augmentation", "loop", "memory", "throughput")
 # glibc then takes large blocks from its heap and keeps them, instead of asking the system for each anew.
 KEEP_MEMORY = {
@@ -111,7 +112,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
         help='such as "SGD-G fused"; default: all',
     )
     kept = "; --out keeps its others, of the same commit"
-    step.add_argument("--parts", nargs="+", choices=STEP_PARTS, default=STEP_PARTS, help="default: all three" + kept)
+    step.add_argument("--parts", nargs="+", choices=STEP_PARTS, default=STEP_PARTS, help="default: all" + kept)
     train = commands.add_parser("train", help="where the time of a run goes")
     train.add_argument("--parts", nargs="+", choices=TRAIN_PARTS, default=TRAIN_PARTS, help="default: all" + kept)
     split = commands.add_parser("split", help="what riembn.split says of many networks, and whether it is right")
@@ -163,6 +164,11 @@ def _step(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         whole = measure_training_step(device, quick=asked.quick, width=0.01, **limits)
         record["training_step"] = whole
         print(f"whole training step, {whole['network']}: SGD-G / SGD fused = {spoken(whole['ratio'])}")
+    if "captured" in asked.parts and device.type == "cuda":
+        record["captured"] = [
+            measure_captured(name, device, quick=asked.quick, **limits) for name in asked.sets or NETWORKS
+        ]
+        print_captured(record["captured"])
     if "allocator" in asked.parts and device.type == "cpu" and sys.platform == "linux":
         record["kept_memory"] = _with_kept_memory(asked)
         print("\nThe same, with an allocator that keeps its memory:")
@@ -177,7 +183,7 @@ def _train(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         record["parts"] = measure_all_parts(device, quick=asked.quick)
         print_parts(record["parts"])
     if "sweep" in asked.parts:
-        record["sweep"] = measure_sweep(device, quick=asked.quick)
+        record["sweep"] = measure_sweep(device, quick=asked.quick, limit=2 * asked.limit)
         for name, ratio in record["sweep"]["speedup"].items():
             print(f"{name} sweep of a process, one worker / two: {spoken(ratio)}", flush=True)
     if "augmentation" in asked.parts:

@@ -45,6 +45,14 @@ def print_set(told: Mapping[str, Any]) -> None:
         print(f"  time limit reached; a ratio's interval is still wide for: {', '.join(wide)}")
 
 
+def print_captured(found: Sequence[Mapping[str, Any]]) -> None:
+    """Milliseconds of steps that are replayed from a CUDA graph: a line a network."""
+    rows = [
+        [one["name"], *(f"{1000 * did['seconds']['median']:.3g}" for did in one["results"])] for one in found
+    ]
+    print_table(["ms, replayed", *(did["name"] for did in found[0]["results"])], rows)
+
+
 def print_parts(found: Sequence[Mapping[str, Any]]) -> None:
     """Milliseconds of each part of a training step: a line a network."""
     rows = [

@@ -40,7 +40,7 @@ def measure_set(
         return {"name": name, "skipped": [{"name": name, "why": _line(error)}], "results": []}
     names = only or (FUSED if name in STACKS else tuple(CONTESTANTS))
     chosen = [CONTESTANTS[one] for one in names]
-    entries = 2**20 if quick else _STREAM[device.type]
+    entries = entries_of(device, quick)
     told: dict[str, Any] = {
         "name": name,
         "tensors": len(weights_of.shapes),
@@ -70,7 +70,7 @@ def measure_set(
             optimizers[one.name] = optimizer
     del weights
     runners: dict[str, Callable[[], object]] = {one: optimizers[one].step for one in optimizers}
-    runners |= _streams(entries, device)
+    runners |= streams(entries, device)
     bases = [base for base in BASES if base in runners]
     found = contest(runners, bases, company=(COPY, IN_PLACE), measure=stopwatch(device), **options)
     told |= {"rounds": found.rounds, "seconds": round(found.spent, 1)}
@@ -105,7 +105,12 @@ def _result(one: Contestant, found: Contest, parameters: int, entries: int) -> d
     return told
 
 
-def _streams(entries: int, device: torch.device) -> dict[str, Callable[[], object]]:
+def entries_of(device: torch.device, quick: bool) -> int:
+    """Of the tensors that are passed over."""
+    return 2**20 if quick else _STREAM[device.type]
+
+
+def streams(entries: int, device: torch.device) -> dict[str, Callable[[], object]]:
     """Two passes that move 8 bytes an entry: one to other memory, one in place, as a step does."""
     source, target = (torch.ones(entries, device=device) for _ in range(2))
     return {COPY: lambda: target.copy_(source), IN_PLACE: lambda: source.mul_(1.0)}

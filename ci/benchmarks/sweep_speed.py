@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +36,7 @@ def measure_sweep(
     *,
     quick: bool = False,
     rounds: int = 7,
+    limit: float = math.inf,
     timed: Callable[[int, int, str, dict[str, Any]], list[float]] | None = None,
 ) -> dict[str, Any]:
     """24 smoke runs, one thread each, by one process and by two; seven times in turns, each in a fresh interpreter.
@@ -44,13 +47,18 @@ def measure_sweep(
     Args:
         device: Where runs are trained.
         quick: Two runs, once each.
-        rounds: How often.
+        rounds: How often, at most.
+        limit: Seconds after which no further round begins.
         timed: Seconds of an interpreter's first and second sweep, by workers, runs, device and changes to the preset.
     """
     runs, rounds, changes = (2, 1, {"epochs": 1}) if quick else (24, rounds, {})
     timed = timed or _timed
     seconds: dict[str, dict[str, list[float]]] = {name: {"1": [], "2": []} for name in ("first", "next")}
+    began = time.monotonic()
     for number in range(rounds):
+        if number and time.monotonic() - began >= limit:
+            rounds = number
+            break
         for workers in (1, 2) if number % 2 == 0 else (2, 1):
             for values, told in zip(
                 seconds.values(), timed(workers, runs, str(device), changes), strict=True

@@ -78,9 +78,20 @@ def _times(record: Mapping[str, Any]) -> Iterator[Target]:
         if cuda and result:
             share = result["share_of_copy"]
             yield _target("SGD-G fused, share of copy bandwidth", name, 0.85, False, share)
+    for captured in record.get("captured") or ():
+        if captured["name"] == "wrn-28-10":
+            yield from _captured(captured)
     if whole := record.get("training_step"):
         what = f"training step of {whole['network']}, SGD-G / SGD fused"
         yield _target(what, whole["network"], 1.02, True, whole["ratio"])
+
+
+def _captured(told: Mapping[str, Any]) -> Iterator[Target]:
+    """What is asked of a step on a GPU, of the device alone."""
+    of, how = {one["name"]: one for one in told["results"]}, "replayed from a CUDA graph"
+    for own, base, bound in (("SGD-G", "SGD", 1.05), ("Adam-G", "Adam", 0.8)):
+        yield _target(f"{own} / {base}, {how}", told["name"], bound, True, of[own]["ratios"][base])
+    yield _target(f"SGD-G, share of copy bandwidth, {how}", told["name"], 0.85, False, of["SGD-G"]["share_of_copy"])
 
 
 def _memory(record: Mapping[str, Any]) -> Iterator[Target]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
+from benchmarks.captured import measure_captured  # noqa: E402
 from benchmarks.contestants import BASES, CONTESTANTS  # noqa: E402
 from benchmarks.eager import EagerSGDG  # noqa: E402
 from benchmarks.interleave import contest  # noqa: E402
@@ -286,6 +287,24 @@ def test_quick_step_writes_a_record_of_finite_numbers(tmp_path):
     assert "SGD-G fused" in said and str(tmp_path) in said
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_captured_steps_are_timed_beside_a_copy():
+    told = measure_captured("vgg-13", torch.device("cuda"), quick=True, limit=0.5, min_rounds=2)
+    assert [one["name"] for one in told["results"]] == ["SGD", "Adam", "SGD-G", "Adam-G", "PSI-SGD"]
+    assert all(number > 0 and math.isfinite(number) for number in numbers(told["results"]))
+
+
+def test_targets_ask_the_same_of_a_captured_step():
+    result = {"ratios": dict.fromkeys(("SGD", "Adam"), {"median": 0.9, "low": 0.85, "high": 1.0})}
+    result["share_of_copy"] = {"median": 0.9, "low": 0.86, "high": 0.95}
+    captured = {"name": "wrn-28-10", "results": [{"name": name, **result} for name in ("SGD-G", "Adam-G")]}
+    found = step_targets({"kind": "cuda", "sets": [], "captured": [captured]})
+    assert [(one["bound"], one["verdict"]) for one in found] == [
+        (1.05, "reached"), (0.8, "not reached"), (0.85, "reached"),
+    ]  # fmt: skip
+
+
 def test_quick_train_writes_a_record_of_finite_numbers(tmp_path):
     parts, out = ("parts", "augmentation", "loop", "memory"), tmp_path / "train.json"
     _, first = bench("train", "--quick", "--parts", *parts[:2], out=out)
@@ -329,6 +348,8 @@ def test_sweeps_are_timed_in_turns_and_compared_within_each():
     assert told["runs"] == 24 and told["speedup"]["next"] == {"median": 2, "low": 2, "high": 2}
     first = told["speedup"]["first"]
     assert first["low"] < 2 < first["high"]  # whichever came later took longer
+    short = measure_sweep(CPU, rounds=7, limit=0.0, timed=timed)
+    assert short["rounds"] == len(short["seconds"]["next"]["2"]) == 1 and short["speedup"]["next"]["low"] is None
 
 
 @pytest.mark.slow
