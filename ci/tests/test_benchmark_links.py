@@ -55,8 +55,11 @@ def records(drawn: Iterable[str], staged: dict[str, bytes]) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("chapter", "drawn_from"),
     [
-        ("14-step", [*[["step-cpu"]] * 7, ["step-nvidia-h200"], ["step-cpu", "step-nvidia-h200"]]),
-        ("15-training", [["train-cpu"]] * 6),
+        ("14-step", [*[["step-cpu"]] * 7, *[["step-nvidia-h200"]] * 2, ["step-cpu", "step-nvidia-h200"]]),
+        (
+            "15-training",
+            [*[["train-cpu"]] * 5, *[["train-nvidia-h200"]] * 2, ["train-cpu", "train-nvidia-h200"]],
+        ),
     ],
 )
 def test_each_figure_and_table_leads_to_what_it_is_drawn_from(
