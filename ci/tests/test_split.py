@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations, prune
 import riembn
 from riembn.geometry.rows import from_rows, to_rows
 from riembn.invariance import Split, split
+from riembn.invariance.example import enough_samples
 from riembn.models import vgg, wide_resnet
 
 
@@ -264,6 +265,52 @@ def test_few_samples_that_cannot_be_completed_are_an_error() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
     with pytest.raises(ValueError, match=r"BatchNorm sees 2 value\(s\) a channel.*four or more"):
         split(model, batch(2, 4), loss=lambda y: y.square().sum())
+
+
+class Sizes(nn.Module):
+    """Notes how many samples it gets; ``fixed`` is a size written down in it."""
+
+    def __init__(self, fixed: int | None = None) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+        self.fixed = fixed
+        self.hidden, self.norm, self.head = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Sizes":
+        copied = Sizes(self.fixed)
+        copied.load_state_dict(self.state_dict())
+        copied.seen = self.seen
+        return copied
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        self.seen.append(len(x))
+        x = x.view(self.fixed or -1, 6)
+        return self.head(torch.relu(self.norm(self.hidden(x if shift is None else x + shift))))
+
+
+def test_of_a_large_batch_the_first_samples_do() -> None:
+    model = Sizes()
+    found = split(model, batch(64, 6 * 2000).view(-1, 6)[: 2**15])
+    assert {*model.seen} == {2**16 // 6} and found["hidden.weight"].invariant and not found["head.weight"].invariant
+    model = Sizes()
+    assert split(model, {"x": batch(20_000, 6), "shift": batch(20_000, 6)})["hidden.weight"].invariant
+    assert {*model.seen} == {2**16 // 12}
+    assert [enough_samples(torch.empty(128, *shape)) for shape in ((3, 32, 32), (3, 224, 224), (20,))] == [21, 8, None]
+    assert enough_samples(torch.zeros(32, 1024, dtype=torch.int64)) == 8
+    assert enough_samples({"x": torch.empty(9, 10**5), "length": torch.tensor(3)}) is None
+
+
+def test_a_batch_is_left_whole_where_its_size_matters() -> None:
+    many = 2**14
+    fixed = Sizes(many)
+    assert split(fixed, batch(many, 6))["hidden.weight"].invariant
+    targets = torch.randint(3, (many,), generator=torch.Generator().manual_seed(0))
+    judged = Sizes()
+    assert split(judged, batch(many, 6), loss=lambda y: F.cross_entropy(y, targets))["hidden.weight"].invariant
+    several = Sizes()
+    assert split(several, (batch(many, 6), batch(1, 6)))["hidden.weight"].invariant
+    for model in (fixed, judged, several):
+        assert enough_samples(batch(many, 6)) == 2**16 // 6 and {*model.seen} == {many}
 
 
 def test_frozen_batch_norm_does_not_normalize() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,28 @@ def mapped(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(mapped(v, f) for v in value)
     return value
+
+
+_FEWEST_SAMPLES, _ENTRIES = 8, 2**16
+"""Larger batches tell nothing new. What eps costs needs enough values a channel, of which small images have few."""
+_OF_A_TOKEN = 64  # an integer stands for a vector
+
+
+def enough_samples(example: Any) -> int | None:
+    """How many of an example's samples do; None for all, as where its tensors differ in their first dimension."""
+    found: list[Tensor] = []
+    mapped(example, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    sizes = {tensor.shape[:1] for tensor in found}
+    if len(sizes) != 1 or not (samples := math.prod(sizes.pop())):
+        return None
+    entries = sum(t.numel() * (1 if t.is_floating_point() else _OF_A_TOKEN) for t in found)
+    enough = max(_FEWEST_SAMPLES, samples * _ENTRIES // max(entries, 1))
+    return enough if enough < samples else None
+
+
+def first_samples(example: Any, count: int | None) -> Any:
+    """The example with so many samples; None leaves it whole."""
+    return example if count is None else mapped(example, lambda tensor: tensor[:count])
 
 
 def arguments(model: nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

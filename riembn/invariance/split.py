@@ -62,7 +62,9 @@ def split(
         model: Any module whose copy can run. Left in evaluation mode it is measured in training mode; in
             training mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalization.
         example_input: One batch of any size: a tensor, a tuple of positional arguments, a dict of keyword
-            arguments. A batch too small for the network's BatchNorm is completed by noisy copies.
+            arguments. Of a large one the first samples are used, as many as have 2**16 numbers in all and
+            eight at least, if the model and the loss take them. A batch too small for the network's BatchNorm
+            is completed by noisy copies.
         rule: "invariant" measures. "paper" takes what Cho and Lee's release takes, every convolution with
             more inputs a row than rows, and runs nothing.
         loss: Maps the model's output to a scalar. Without it the whole output must not change, which is
@@ -146,8 +148,13 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
     while True:
         try:
             trial.look()
-            break
+            if twin.samples is None or _finite(trial):
+                break
+            twin.samples = None
         except TooFewValues as error:
+            if twin.samples:
+                twin.samples = None
+                continue
             if twin.copies > 1 or not widen or error.kind != "BatchNorm" or error.values == 0:
                 raise ValueError(
                     f"split: {error}, too few to normalize: its output would hardly depend on the weights. "
@@ -157,6 +164,9 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
         except LossError as error:
             raise TypeError(f"split: {error}.") from None
         except Exception as error:
+            if twin.samples:  # a size that is written down somewhere, or targets of the whole batch in the loss
+                twin.samples = None
+                continue
             if twin.through:  # what leaves the graph may be worked on in ways that gradients forbid
                 twin.through = False
                 continue
@@ -170,11 +180,15 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
         raise ValueError(
             "split: the model's output holds no floating-point tensor; give loss=, a function of the output."
         )
-    if not all(bool(t.isfinite().all()) for t in (*trial.own_outputs, *trial.outputs[0])):
+    if not _finite(trial):
         raise ValueError(
             "split: the model gives a non-finite output (NaN or infinity) on example_input; nothing can be "
             "measured. Check the input's scale and the weights, or give loss= if infinite entries are meant."
         )
+
+
+def _finite(trial: Trial) -> bool:
+    return all(bool(t.isfinite().all()) for t in (*trial.own_outputs, *trial.outputs[0]))
 
 
 def _paper(model: nn.Module) -> Iterator[Entry]:

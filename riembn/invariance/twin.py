@@ -14,7 +14,7 @@ from torch.autograd import Variable
 from riembn.geometry import Layout
 from riembn.invariance.copying import copied_model, one_line
 from riembn.invariance.exact import Exact, widened
-from riembn.invariance.example import arguments, mapped, tensors
+from riembn.invariance.example import arguments, enough_samples, first_samples, mapped, tensors
 from riembn.invariance.heap import Heap
 from riembn.invariance.radial import Radial, radial
 from riembn.invariance.state import EPS_NAMES, State, random_state
@@ -49,6 +49,7 @@ class Twin:
         generic: Whether parameters and inputs are moved off special values (zeros, constants) at which a weight
             can be scale-invariant by accident: a bias that starts at zero, a residual branch scaled by zero.
         eps: Whether normalizations have their own eps.
+        samples: How many of the example's are used; None for all.
         copies: How many noisy copies of the example are stacked along the batch.
         passes: How often the copy has run.
         normalizes: Whether anything met so far looks like a normalization.
@@ -62,6 +63,7 @@ class Twin:
         self.generic, self.eps, self.through, self.copies = True, False, True, 1
         self.passes, self.normalizes, self.draws, self.cut, self._differentiates = 0, False, False, False, False
         self._loss, self._layouts, self._given = loss, layouts, example_input
+        self.samples = enough_samples(example_input)
         self._own = dict(model.named_parameters())
         self._on_cpu = any(p.device.type == "mps" for p in self._own.values())
         self.model = copied_model(model)
@@ -191,7 +193,7 @@ class Twin:
         def noise(like: Tensor) -> Tensor:
             return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
-        return mapped(self._given, prepared)
+        return mapped(first_samples(self._given, self.samples), prepared)
 
 
 def _scalar(loss: Loss, output: Any) -> Tensor:
