@@ -25,7 +25,7 @@ def mapped(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-_FEWEST_SAMPLES, _ENTRIES = 8, 2**16
+_FEWEST_SAMPLES, _ENTRIES = 4, 2**17
 """Larger batches tell nothing new. What eps costs needs enough values a channel, of which small images have few."""
 _OF_A_TOKEN = 64  # an integer stands for a vector
 

@@ -62,8 +62,8 @@ def split(
         model: Any module whose copy can run. Left in evaluation mode it is measured in training mode; in
             training mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalization.
         example_input: One batch of any size: a tensor, a tuple of positional arguments, a dict of keyword
-            arguments. Of a large one the first samples are used, as many as have 2**16 numbers in all and
-            eight at least, if the model and the loss take them. A batch too small for the network's BatchNorm
+            arguments. Of a large one the first samples are used, as many as have 2**17 numbers in all and
+            four at least, if the model and the loss take them. A batch too small for the network's BatchNorm
             is completed by noisy copies.
         rule: "invariant" measures. "paper" takes what Cho and Lee's release takes, every convolution with
             more inputs a row than rows, and runs nothing.
