@@ -344,6 +344,23 @@ def test_kernels_that_are_right_are_asked_once(method, first_time, monkeypatch):
     assert len(asked) == 1 and len(told) == 2 and not cuda.refused
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kernel_is_tried_at_the_first_use(method, first_time, monkeypatch):
+    tried = []
+    launch = cuda._first_launch
+
+    def noted(name, batch, lines, place, *given, **flags):
+        tried.append((batch.tile.kernel, batch.kind.dense))
+        return launch(name, batch, lines, place, *given, **flags)
+
+    monkeypatch.setattr(cuda, "_first_launch", noted)
+    cuda._plans.clear()
+    assert first_use.agrees(METHODS[method][0], torch.device(DEVICE))
+    three = [("_wide", True)] if method in ON_SPHERE else []
+    assert {*tried} == {("", True), ("", False), ("_long", True), *three}
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered")  # the interpreter's numpy
 @pytest.mark.parametrize("fault", ["a wrong step", "no number", "no kernel"])
 @pytest.mark.parametrize("method", METHODS)
 def test_kernels_that_are_wrong_are_told_of_once_and_left(method, fault, first_time, monkeypatch):
@@ -733,7 +750,9 @@ def test_a_step_never_waits_for_the_device(method):
 @gpu
 @pytest.mark.parametrize("fresh_grads", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_captured_step_replays_as_the_step(method, fresh_grads):
+def test_a_captured_step_replays_as_the_step(method, fresh_grads, monkeypatch):
+    monkeypatch.setattr(cuda, "FEW", 0)  # launches that overlap
+    cuda._plans.clear()
     params, optimizer, generator = a_network(method, lr=torch.tensor(0.1, device=DEVICE))
     twins, other, _ = a_network(method, lr=0.1)
     source = [torch.zeros_like(p) for p in params]

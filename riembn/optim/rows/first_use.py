@@ -50,18 +50,20 @@ def _difference(method: type[RowOptimizer], device: torch.device) -> str:
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=chance).to(device)
 
-    tiles = cuda.TILES["manifold_step"]
-    # Rows side by side, rows of two strides, rows of three blocks, and rows too long for the registers of one program.
-    starts = [drawn(5, 64), drawn(3, 4, 3, 3), *(drawn(2, 4 + int(tile.longest)) for tile in tiles[-3:-1])]
+    wide, longest = (4 + int(tile.longest) for tile in cuda.TILES["manifold_step"][-3:-1])
+    # Rows side by side, and rows too long for the registers of one program; then two launches that overlap: rows in
+    # three blocks, and rows of two strides. A group each, since few rows of one group go together.
+    starts = [drawn(5, 64), drawn(2, longest), drawn(2, wide).t(), drawn(3, 4, 3, 3)]
     ends = []
     for foreach in (None, True):
-        plain, turned, *longer = params = [start.clone() for start in starts]
-        groups: list[dict[str, Any]] = [{"params": [plain, *longer]}, {"params": [turned], "row_dim": 1}]
+        params = [start.clone() for start in starts]
+        groups: list[dict[str, Any]] = [{"params": params[:1]}, {"params": params[1:2]}]
+        groups.append({"params": params[2:], "row_dim": 1})
         optimizer = method(groups, lr=0.1, foreach=foreach)  # type: ignore[call-arg]
         chance.manual_seed(1)
         for _ in range(2):
             for p in params:
-                p.grad = drawn(*p.shape) / torch.linalg.vector_norm(p)
+                p.grad = torch.empty_like(p).copy_(drawn(*p.shape) / torch.linalg.vector_norm(p))
             for group in optimizer.param_groups:  # not by `step`, whose hooks are the caller's
                 optimizer._step_rows(group, group["params"], UNSCALED)
         ends.append(params)
