@@ -598,19 +598,13 @@ def test_a_step_like_the_last_one_is_that_step_whatever_has_changed(method):
     assert copy.deepcopy(optimizer)._last is None
 
 
-def a_network(method, **changes):
-    optimizer_class, options = METHODS[method]
-    params, generator = make([(40, 3, 3, 3), (70, 40, 3, 3), (9, 5000), (3, 20000), (7, 70)])
-    return params, optimizer_class(params, **{**options, **changes}), generator
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_elsewhere_change_addresses_alone(method, monkeypatch):
-    params, optimizer, _ = a_network(method)
-    twins, other, _ = a_network(method, foreach=True)
-    generator = torch.Generator().manual_seed(5)
+    optimizer_class, options = METHODS[method]
+    (params, generator), (twins, _) = (make([(3, 20), (4, 3, 3, 3), (2, 70)]) for _ in range(2))
+    optimizer, other = optimizer_class(params, **options), optimizer_class(twins, foreach=True, **options)
     kept = []  # so that no address comes twice
-    for step in range(6):
+    for step in range(4):
         for p, q in zip(params, twins, strict=True):
             kept.append(0.1 * torch.randn(p.shape, generator=generator).to(DEVICE))
             p.grad, q.grad = kept[-1], kept[-1].clone()
@@ -718,6 +712,12 @@ def test_every_kernel_compiles_for_two_gpus_and_spills_no_register():
 
 def gpu(test):
     return pytest.mark.gpu(pytest.mark.skipif(not GPU, reason="no CUDA device")(test))
+
+
+def a_network(method, **changes):
+    optimizer_class, options = METHODS[method]
+    params, generator = make([(40, 3, 3, 3), (70, 40, 3, 3), (9, 5000), (3, 20000), (7, 70)])
+    return params, optimizer_class(params, **{**options, **changes}), generator
 
 
 @gpu
