@@ -87,12 +87,13 @@ def _write(out: Path, record: dict[str, Any]) -> None:
 
 
 def _earlier(out: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What stands in a record of the same code on the same device, of which other parts are measured now."""
+    """The parts that stand in a record of the same code in the same place, of which others are measured now."""
     if not out.exists():
         return {}
-    old = json.loads(out.read_text())
+    old, passing = json.loads(out.read_text()), ("others", "quiet")
+    before, now = ({k: v for k, v in one["environment"].items() if k not in passing} for one in (old, record))
     same = all(old[key] == record[key] for key in ("benchmark", "device", "quick"))
-    return old if same and old["environment"]["commit"] == record["environment"]["commit"] else {}
+    return old if same and before == now else {}
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -111,7 +112,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="NAME",
         help='such as "SGD-G fused"; default: all',
     )
-    kept = "; --out keeps its others, of the same commit"
+    kept = "; --out keeps its other parts, of the same commit on the same machine"
     step.add_argument("--parts", nargs="+", choices=STEP_PARTS, default=STEP_PARTS, help="default: all" + kept)
     train = commands.add_parser("train", help="where the time of a run goes")
     train.add_argument("--parts", nargs="+", choices=TRAIN_PARTS, default=TRAIN_PARTS, help="default: all" + kept)
@@ -131,7 +132,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--device", help="cpu or cuda; default: the GPU if there is one")
         command.add_argument("--threads", type=int, help="of torch; default: as many as it takes itself")
         command.add_argument(
-            "--limit", type=float, default=300.0, help="seconds for each measurement (default 300)"
+            "--limit", type=float, default=300.0, help="seconds for each measurement (default 300; sweeps twice that)"
         )
         command.add_argument("--commit", help="of the code, where it does not lie in a git checkout")
     split.set_defaults(device="cpu")
@@ -166,7 +167,8 @@ def _step(asked: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         print(f"whole training step, {whole['network']}: SGD-G / SGD fused = {spoken(whole['ratio'])}")
     if "captured" in asked.parts and device.type == "cuda":
         record["captured"] = [
-            measure_captured(name, device, quick=asked.quick, **limits) for name in asked.sets or NETWORKS
+            measure_captured(name, device, quick=asked.quick, **limits)
+            for name in asked.sets or (sets if asked.quick else NETWORKS)
         ]
         print_captured(record["captured"])
     if "allocator" in asked.parts and device.type == "cpu" and sys.platform == "linux":

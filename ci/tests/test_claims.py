@@ -138,7 +138,7 @@ def test_losses_are_compared_early_and_at_the_end():
     assert said("C3", runs(-0.1, -0.1)).verdict == "supported"
     mixed = said("C3", runs(0.1, -0.1))
     assert mixed.verdict == "mixed" and "2 not supported, 2 supported" in mixed.headline
-    assert mixed.say_so == "2 for, 2 against, of 4"
+    assert mixed.say_so == "2 for, 2 not, of 4"
     assert said("P2", runs(0.1, -0.1)).verdict == "not supported"
     assert said("P2", runs(-0.1, 0.1)).verdict == "supported"
 

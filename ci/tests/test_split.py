@@ -309,8 +309,28 @@ def test_a_batch_is_left_whole_where_its_size_matters() -> None:
     assert split(judged, batch(many, 6), loss=lambda y: F.cross_entropy(y, targets))["hidden.weight"].invariant
     several = Sizes()
     assert split(several, (batch(many, 6), batch(1, 6)))["hidden.weight"].invariant
-    for model in (fixed, judged, several):
+    late = Sizes()
+    assert split(late, batch(many, 6), loss=lambda y: y[30_000:].square().sum())["hidden.weight"].invariant
+    for model in (fixed, judged, several, late):
         assert enough_samples(batch(many, 6)) == 2**17 // 6 and {*model.seen} == {many}
+
+
+class TwoPaths(nn.Module):
+    """The second half of a batch goes another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.a(x[:64]), self.b(x[64:])]) if len(x) > 64 else self.a(x)
+        return self.head(torch.relu(self.norm(x)).mean((2, 3)))
+
+
+def test_weights_that_only_later_samples_reach_are_measured() -> None:
+    assert enough_samples(batch(128, 3, 32, 32)) == 42
+    assert "unused" not in split(TwoPaths(), batch(128, 3, 32, 32))["b.weight"].reason
 
 
 def test_frozen_batch_norm_does_not_normalize() -> None:

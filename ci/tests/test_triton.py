@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from riembn.geometry import Layout
 from riembn.kernels import cpu, cuda
 from riembn.optim import PSISGD, SGDG, AdamG, Combined, reference
-from riembn.optim.rows import first_use
+from riembn.optim.rows import first_use, repeat
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 GPU = torch.cuda.is_available()
@@ -494,7 +494,8 @@ def _steps_of(optimizer, script, remembers):
             optimizer._last = None
         group = optimizer.param_groups[0]
         last = (optimizer._last or {}).get(0)
-        held += last is not None and last.again(optimizer.state, group) is not None
+        unchanged = repeat.same(optimizer._entries or [], [*optimizer.state.values()])
+        held += unchanged and last is not None and last.again(group) is not None
         optimizer.step()
     return held
 
@@ -626,6 +627,9 @@ def test_launches_are_few():
     assert sorted(i for batch in batches for i in batch.members) == list(range(len(shapes)))
     for batch in batches:
         assert batch.programs.numel() == sum(-(-shapes[i][0] // batch.tile.rows) for i in batch.members)
+    # many short rows take a program each in a tile for long ones
+    params = [torch.empty(shape) for shape in ((100_000, 9), (64, 9000))]
+    assert len(cuda._plan(params[0].device, "manifold_step", [params, params, params], CHANNEL).batches) == 2
 
 
 @pytest.mark.parametrize(
@@ -721,15 +725,20 @@ def a_network(method, **changes):
 
 
 @gpu
+@pytest.mark.parametrize("few", [0, cuda.FEW])
 @pytest.mark.parametrize("method", METHODS)
-def test_real_sizes_equal_reference(method):
+def test_real_sizes_equal_reference(method, few, monkeypatch):
+    monkeypatch.setattr(cuda, "FEW", few)  # a launch for each size of row, or one for all of these
+    cuda._plans.clear()
     against_reference(method, [(40, 3, 3, 3), (70, 40, 3, 3), (9, 5000), (3, 20000), (7, 70)], steps=5)
 
 
 @gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # is a prototype, says torch
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_never_waits_for_the_device(method):
+def test_a_step_never_waits_for_the_device(method, monkeypatch):
+    monkeypatch.setattr(cuda, "FEW", 0)
+    cuda._plans.clear()
     params, optimizer, generator = a_network(method, lr=torch.tensor(0.1, device=DEVICE))
     for p in params:
         p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
@@ -853,6 +862,18 @@ def test_what_follows_a_step_finds_all_its_launches_done(method):
     for ours, theirs in zip(*ends, strict=True):
         for p, q in zip(ours, theirs, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+
+
+@gpu
+def test_a_gradient_that_has_left_the_device_is_refused_at_any_step():
+    params, optimizer, generator = a_network("sgd-g")
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+    for _ in range(3):
+        optimizer.step()
+    params[0].grad.data = params[0].grad.data.cpu()
+    with pytest.raises(RuntimeError, match="gradient"):
+        optimizer.step()
 
 
 @gpu

@@ -127,7 +127,7 @@ class Verdict:
             return "–"
         if self.verdict == MIXED:
             favor, undecided = answers.count(SUPPORTED), answers.count(UNDECIDED)
-            return f"{favor} for, {len(answers) - favor - undecided} against, of {len(answers)}"
+            return f"{favor} for, {len(answers) - favor - undecided} not, of {len(answers)}"
         return f"{answers.count(self.verdict.removesuffix(' in part'))} of {len(answers)}"
 
     @property

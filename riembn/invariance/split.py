@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from riembn.invariance.candidates import candidates
 from riembn.invariance.copying import one_line
 from riembn.invariance.exact import TooFewValues
-from riembn.invariance.example import described, slip
+from riembn.invariance.example import described, enough_samples, slip
 from riembn.invariance.granularity import Weight
 from riembn.invariance.heap import Heap
 from riembn.invariance.reasons import Reasons
@@ -62,9 +62,10 @@ def split(
         model: Any module whose copy can run. Left in evaluation mode it is measured in training mode; in
             training mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalization.
         example_input: One batch of any size: a tensor, a tuple of positional arguments, a dict of keyword
-            arguments. Of a large one the first samples are used, as many as have 2**17 numbers in all and
-            four at least, if the model and the loss take them. A batch too small for the network's BatchNorm
-            is completed by noisy copies.
+            arguments. Of a large one the first samples are used, as many as have 2**17 numbers in all (an
+            integer counts as 64) and four at least; all of them where the model or the loss refuses those, or
+            where they leave a weight without effect. A batch too small for the network's BatchNorm is completed
+            by noisy copies.
         rule: "invariant" measures. "paper" takes what Cho and Lee's release takes, every convolution with
             more inputs a row than rows, and runs nothing.
         loss: Maps the model's output to a scalar. Without it the whole output must not change, which is
@@ -148,9 +149,9 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
     while True:
         try:
             trial.look()
-            if twin.samples is None or _finite(trial):
+            if twin.samples is None or (_finite(trial) and all(w.reached and not w.silent for w in trial.weights)):
                 break
-            twin.samples = None
+            twin.samples = None  # others may lead where these do not
         except TooFewValues as error:
             if twin.samples:
                 twin.samples = None
@@ -168,7 +169,7 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
                 twin.samples = None
                 continue
             if twin.through:  # what leaves the graph may be worked on in ways that gradients forbid
-                twin.through = False
+                twin.through, twin.samples = False, enough_samples(example_input)
                 continue
             likely = slip(twin.model, example_input)
             if likely:

@@ -39,6 +39,11 @@ class Tile(NamedTuple):
     warps: int
     kernel: str = ""  # what follows in its name
 
+    @property
+    def width(self) -> int:
+        """Entries that are held for a row."""
+        return 3 * self.columns if self.kernel == "_wide" else self.columns
+
 
 _WHOLE = [Tile(64, 64, 16, 4), Tile(256, 256, 4, 4), Tile(1024, 1024, 1, 1), Tile(2048, 2048, 1, 4)]
 _WHOLE += [Tile(4096, 4096, 1, 4)]
@@ -48,6 +53,7 @@ TILES = {"manifold_step": [*sorted([*_WHOLE, *_THREE]), _LONG], "psi_step": [*_W
 """Of each kernel, from short rows to long ones."""
 FEW = 2**20
 """Entries that take less time than a launch: with so few of their own, rows are read in a tile for longer ones."""
+_HELD = 4  # times as many may be held there: short rows take a program each
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -172,7 +178,7 @@ def _launch_here(
     """Launch a kernel over all rows; ``columns``: weights, gradients, momentum, second moments, step counts."""
     params, device = columns[0], columns[0][0].device
     used: list[list[Tensor]] = []
-    stream, captured = _stream(device), capturing(device)
+    stream, captured = _stream_number(device), capturing(device)
     lasting = not captured  # whether the tables serve another step
     if tables is None:
         grads = [g.resolve_neg() for g in columns[1]]
@@ -188,11 +194,12 @@ def _launch_here(
     plan = tables.plan
     shared = [_at(device, x) for x in (lr, grad_scale, found_inf)]
     numbers = [float(x) for x in scalars]  # Triton would compile for every integer anew
-    variant = name, *map(_kind, shared), *flags.values()
+    flags["LR_TENSOR"] = isinstance(lr, Tensor)
+    variant = name, *map(_kind_of, shared), *flags.values()
     for number, (batch, lines) in enumerate(zip(plan.batches, tables.use(stream, captured), strict=True)):
         launch = plan.launches.get((number, lines.aligned, variant))
         if launch is None:
-            flags["LR_TENSOR"], place = isinstance(lr, Tensor), _place(device, number, len(plan.batches))
+            place = _place(device, number, len(plan.batches))
             launch = _first_launch(name, batch, lines, place, *shared, *numbers, **flags)
             plan.launches[number, lines.aligned, variant] = launch
         else:
@@ -245,7 +252,7 @@ def _place(device: torch.device, number: int, launches: int) -> int:
     return 2 if number else 1
 
 
-def _kind(x: Any) -> object:
+def _kind_of(x: Any) -> object:
     """What of an argument a compiled kernel depends on."""
     return (x.dtype, x.data_ptr() % 16 == 0) if isinstance(x, Tensor) else type(x)
 
@@ -354,7 +361,7 @@ def _make_plan(
             unit = 1
         number = next(number for number, tile in enumerate(tiles) if found.fan_in <= tile.longest)
         by_launch.setdefault(_Kind(number, found.dense, unit, types), []).append((i, found))
-    _join_few(by_launch)
+    _join_few(by_launch, tiles)
     batches = []
     for kind, members in sorted(by_launch.items(), reverse=True):  # what is left at the end is of short rows
         tile = tiles[kind.tile]
@@ -370,18 +377,20 @@ def _make_plan(
     return _Plan(batches, foreign, dtypes, {}, {}, _current_stream(device))
 
 
-def _join_few(by_launch: dict[_Kind, list[tuple[int, Strides]]]) -> None:
+def _join_few(by_launch: dict[_Kind, list[tuple[int, Strides]]], tiles: list[Tile]) -> None:
     """Let those with few entries in all go with the next longer rows: a launch costs as much as a million.
 
     Rows that start anywhere go only with few others, since these are then read entry by entry, too.
     """
 
-    def few(kind: _Kind) -> bool:
-        return sum(g.rows * g.fan_in for _, g in by_launch[kind]) < FEW
+    def few(kind: _Kind, tile: int) -> bool:
+        read = sum(g.rows * g.fan_in for _, g in by_launch[kind])
+        held = sum(g.rows * tiles[tile].width for _, g in by_launch[kind])
+        return read < FEW and held < _HELD * FEW
 
     def go_together(kind: _Kind, longer: _Kind) -> bool:
         alike = (kind.dense, kind.types) == (longer.dense, longer.types)
-        return few(kind) and alike and (kind.unit == longer.unit or few(longer))
+        return alike and few(kind, longer.tile) and (kind.unit == longer.unit or few(longer, longer.tile))
 
     while pair := next((two for two in combinations(sorted(by_launch), 2) if go_together(*two)), None):
         kind, longer = pair
@@ -479,13 +488,18 @@ def _current_stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.current_stream(device) if device.type == "cuda" else None
 
 
-def _stream(device: torch.device) -> int:
+def _stream_number(device: torch.device) -> int:
     """The current stream's number, as Triton takes it; an object for it would take longer to make."""
     return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
 
 
 def capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    if device.index == torch.cuda.current_device():
+        return torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _at(device: torch.device, x: Any) -> Any:

@@ -21,7 +21,7 @@ from .first_use import agrees
 from .lists import batches, row_views
 from .loading import check_method, fitting, read_by_hooks, restore_precision
 from .loss_scaling import UNSCALED, LossScaling
-from .repeat import Last
+from .repeat import Last, same
 from .sharded import is_sharded, local, on_local_rows, row_zeros, rows_are_whole
 
 
@@ -49,6 +49,8 @@ class RowOptimizer(CheckedGroups):
 
     _last: dict[int, Last | None] | None = None
     """By a group's number what its last step was taken with; copies and checkpoints are made without it."""
+    _entries: list[Any] | None = None
+    """Of the state, as the last step left it."""
 
     def _states(self, group: dict[str, Any], params: list[Tensor]) -> list[list[Tensor]]:
         """What is kept for ``params``, one list a kind, made of zeros at first (`_state`, `_row_state`)."""
@@ -87,9 +89,11 @@ class RowOptimizer(CheckedGroups):
         scaling = LossScaling.of(self)
         if scaling.found_inf is not None and not self._step_supports_amp_scaling and scaling.skips():
             return
-        last = self._last = {} if self._last is None else self._last
+        if self._last is None or not same(self._entries or [], [*self.state.values()]):
+            self._last = {}
+        last = self._last
         for number, group in enumerate(self.param_groups):
-            if (before := last.get(number)) is not None and (again := before.again(self.state, group)):
+            if (before := last.get(number)) is not None and (again := before.again(group)):
                 last[number] = again
                 self._advance(again.states, scaling)
                 step = again.columns, again.layout, scaling, self._options(group)
@@ -101,6 +105,7 @@ class RowOptimizer(CheckedGroups):
             else:
                 moving = [p for p in group["params"] if p.grad is not None and p.numel()]
                 last[number] = self._step_rows(group, moving, scaling)
+        self._entries = [*self.state.values()]
 
     def _options(self, group: dict[str, Any]) -> dict[str, Any]:
         options = {name: group[name] for name in self.options}

@@ -28,8 +28,7 @@ class Last(NamedTuple):
     switches: tuple[Any, ...]
     gradients: list[int]  # their addresses
     seen: tuple[list[Any], ...]
-    entries: list[Any]  # of the optimizer's state, for all of its groups
-    own: list[Mapping[str, Any]]  # those of the weights
+    entries: list[Mapping[str, Any]]  # of the optimizer's state, for the weights
     kept: list[Any]  # what stands in them
 
     @classmethod
@@ -42,23 +41,27 @@ class Last(NamedTuple):
         layout: Layout,
         tables: cuda.Tables,
     ) -> Last:
-        own = [state[p] for p in params]
-        entries, kept = [*state.values()], [*_values(own)]
-        return cls(params, states, layout, tables, _switches(group), *_seen(params, states), entries, own, kept)
+        entries = [state[p] for p in params]
+        return cls(
+            params, states, layout, tables, _switches(group), *_seen(params, states), entries, [*_values(entries)]
+        )
 
     @property
     def columns(self) -> list[list[Tensor]]:
         """As a kernel takes them; it reads the gradients where its tables say."""
         return [self.params, [], *self.states]
 
-    def again(self, state: Mapping[Tensor, Mapping[str, Any]], group: dict[str, Any]) -> Last | None:
-        """What to take a step of ``group`` with; None if any tensor but a gradient is another, or elsewhere."""
+    def again(self, group: dict[str, Any]) -> Last | None:
+        """What to take a step of ``group`` with; None if any tensor but a gradient is another, or elsewhere.
+
+        That the optimizer's state has the same entries, the caller knows (`same`).
+        """
         params = group["params"]
         if len(params) != len(self.params) or _switches(group) != self.switches or cuda.refused:
             return None
         if torch.compiler.is_compiling() or any(map(is_not, params, self.params)):
             return None
-        if not _same(self.entries, [*state.values()]) or not _same(self.kept, [*_values(self.own)]):
+        if not same(self.kept, [*_values(self.entries)]):
             return None
         try:
             gradients, seen = _seen(params, self.states)
@@ -73,7 +76,8 @@ class Last(NamedTuple):
         return self._replace(tables=self.tables.with_gradients(gradients), gradients=gradients)
 
 
-def _same(ones: list[Any], others: list[Any]) -> bool:
+def same(ones: list[Any], others: list[Any]) -> bool:
+    """Whether two lists hold the same objects."""
     return len(ones) == len(others) and all(map(is_, ones, others))
 
 
@@ -99,10 +103,11 @@ def _seen(params: list[Tensor], states: list[list[Tensor]]) -> tuple[list[int], 
     return [*map(_ADDRESS, grads)], (
         [*map(_ADDRESS, params)], [*map(_SHAPE, params)], [*map(_STRIDE, params)],
         [*map(_SHAPE, grads)], [*map(_STRIDE, grads)], [*map(_DTYPE, grads)], [*map(_NEGATIVE, grads)],
+        [*map(_DEVICE, grads)],
         *([*map(_ADDRESS, column)] for column in states),
     )  # fmt: skip
 
 
 _GRAD, _SHAPE, _DTYPE = attrgetter("grad"), attrgetter("shape"), attrgetter("dtype")
 _VALUES = methodcaller("values")
-_ADDRESS, _STRIDE, _NEGATIVE = Tensor.data_ptr, Tensor.stride, Tensor.is_neg
+_ADDRESS, _STRIDE, _NEGATIVE, _DEVICE = Tensor.data_ptr, Tensor.stride, Tensor.is_neg, Tensor.get_device
