@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,7 +51,9 @@ def _difference(method: type[RowOptimizer], device: torch.device) -> str:
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=chance).to(device)
 
-    wide, longest = (4 + int(tile.longest) for tile in cuda.TILES["manifold_step"][-3:-1])
+    # The length of rows, by the kernel that takes them.
+    lengths = {tile.kernel: 4 + int(shorter.longest) for shorter, tile in pairwise(cuda.TILES["manifold_step"])}
+    wide, longest = (lengths.get(kernel, 64) for kernel in ("_wide", "_long"))
     # Rows side by side, and rows too long for the registers of one program; then two launches that overlap: rows in
     # three blocks, and rows of two strides. A group each, since few rows of one group go together.
     starts = [drawn(5, 64), drawn(2, longest), drawn(2, wide).t(), drawn(3, 4, 3, 3)]
