@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from riembn.invariance.heap import Heap
+
 # In place of eps, which torch wants positive. What is normalized is brought to size 1 first, so that this is below
 # rounding beside any variance.
 TINY = 1e-20
@@ -67,6 +69,7 @@ class Exact(TorchFunctionMode):
         eps: False takes the eps of every normalization function away; True leaves each as it is.
         through: Whether gradients go through ``detach``, ``.data`` and ``no_grad``, so that they tell what a weight
             does to the output, and not what an optimizer would be told.
+        heap: Is looked at after each function.
 
     Attributes:
         normalizations: How many calls of normalization functions were met.
@@ -74,8 +77,9 @@ class Exact(TorchFunctionMode):
         cut: Whether a value was taken out of the graph of gradients, so that these may not tell the truth.
     """
 
-    def __init__(self, *, eps: bool, through: bool) -> None:
+    def __init__(self, *, eps: bool, through: bool, heap: Heap) -> None:
         super().__init__()
+        self._heap = heap
         self.eps, self.through, self.normalizations = eps, through, 0
         self.differentiates, self.cut = False, False
 
@@ -103,6 +107,7 @@ class Exact(TorchFunctionMode):
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
         result = self._call(func, args, kwargs, in_place)
+        self._heap.look()
         return result if in_place else _wide(result)
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, in_place: bool) -> Any:

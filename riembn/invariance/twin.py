@@ -16,6 +16,7 @@ from riembn.invariance.copying import copied_model, one_line
 from riembn.invariance.exact import Exact, widened
 from riembn.invariance.example import arguments, enough_samples, first_samples, mapped, tensors
 from riembn.invariance.heap import Heap
+from riembn.invariance.offload import Offload
 from riembn.invariance.radial import Radial, radial
 from riembn.invariance.state import EPS_NAMES, State, random_state
 
@@ -50,6 +51,7 @@ class Twin:
             can be scale-invariant by accident: a bias that starts at zero, a residual branch scaled by zero.
         eps: Whether normalizations have their own eps.
         samples: How many of the example's are used; None for all.
+        offloads: Whether what the gradient needs waits in a file.
         copies: How many noisy copies of the example are stacked along the batch.
         passes: How often the copy has run.
         normalizes: Whether anything met so far looks like a normalization.
@@ -60,7 +62,7 @@ class Twin:
     def __init__(
         self, model: nn.Module, example_input: Any, loss: Loss | None, layouts: Mapping[str, tuple[Layout, ...]]
     ) -> None:
-        self.generic, self.eps, self.through, self.copies = True, False, True, 1
+        self.generic, self.eps, self.through, self.offloads, self.copies = True, False, True, True, 1
         self.passes, self.normalizes, self.draws, self.cut, self._differentiates = 0, False, False, False, False
         self._loss, self._layouts, self._given = loss, layouts, example_input
         self.samples = enough_samples(example_input)
@@ -74,7 +76,7 @@ class Twin:
                 module.training = False
         self.parameters = dict(self.model.named_parameters())
         self._state = State(self.model)
-        self._heap = Heap(sum(p.nbytes for p in self.parameters.values()) / 16)
+        self._heap = Heap(sum(p.nbytes for p in self.parameters.values()) / 8)
         for parameter in self.parameters.values():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_()  # a frozen one can be unfrozen later
@@ -102,11 +104,13 @@ class Twin:
                 if edits and name in edits:
                     edits[name](parameter)
         example = self._example(generator)
-        mode = Exact(eps=self.eps, through=gradients and self.through)
+        mode = Exact(eps=self.eps, through=gradients and self.through, heap=self._heap)
+        keeping = Offload(self._heap) if gradients and self.offloads else contextlib.nullcontext()
         with (
             torch.set_grad_enabled(gradients or self._differentiates),
             random_state(self.model, state) as drawn,
             _eager(self.model),
+            keeping,
         ):
             with mode:
                 args, kwargs = arguments(self.model, example)

@@ -1,0 +1,175 @@
+"""What split keeps for its gradients waits in a file, and comes back as it was."""
+
+import errno
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from riembn.invariance import offload, split
+from riembn.invariance.heap import Heap
+from riembn.invariance.offload import Offload
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.memory import peak_bytes  # noqa: E402
+
+IMAGES = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+class Odd(nn.Module):
+    """Keeps whole tensors, views, expanded and transposed ones, integers and booleans, and works in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.factors = nn.Parameter(torch.rand(6, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        x = x * self.factors.expand(x.shape) * x[:, :, ::2].repeat_interleave(2, 2)
+        x = F.relu(x, inplace=True).transpose(1, 3).mul(2).sigmoid()
+        x = x.masked_fill(x > 0.9, 0.5).transpose(1, 3)
+        x = F.max_pool2d(x, 2)
+        return torch.view_as_real(torch.fft.rfft2(x).conj() * x.mean()).square().sum((1, 2, 3, 4))
+
+
+class Inner(nn.Module):
+    """Takes a gradient in forward, by a function that knows no hooks of saved tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.grad(lambda y: y.pow(3).sum())(self.norm(self.conv(x)))
+
+
+class Checkpointed(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def gradients(net: nn.Module, x: Tensor) -> list[Tensor]:
+    loss = net(x).sum()
+    return list(torch.autograd.grad(loss, list(net.parameters())))
+
+
+@pytest.fixture
+def everything(monkeypatch):
+    monkeypatch.setattr(offload, "_LEAST", 0)
+
+
+@pytest.mark.parametrize("kind", [Odd, Checkpointed])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_are_the_same_to_the_last_bit(everything, kind, layout):
+    torch.manual_seed(0)
+    net, x = kind().double().to(memory_format=layout), IMAGES.to(memory_format=layout)
+    expected = gradients(net, x)
+    with Offload(Heap(0)):
+        found = gradients(net, x)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_what_an_operation_in_place_overwrites_is_kept_as_it_was(everything):
+    a = torch.rand(40, 40, dtype=torch.float64, requires_grad=True)
+    with Offload(Heap(0)):
+        b = a.exp()
+        c = b * b
+        b.detach().zero_()
+        c.sum().backward()
+    assert torch.allclose(a.grad, 2 * (2 * a).exp())
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (7,), (), (2, 0)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64, torch.bool, torch.complex128])
+def test_a_tensor_comes_back_with_its_strides(everything, shape, dtype):
+    tensor = torch.rand(shape, dtype=torch.float64).mul(9).to(dtype)
+    with (keeping := Offload(Heap(0))):
+        for given in (tensor, tensor.permute(tuple(reversed(range(tensor.dim()))))):
+            back = keeping.unpack_hook(keeping.pack_hook(given))
+            assert torch.equal(back, given) and back.dtype == dtype
+            assert back.stride() == given.stride() or given.numel() == 0
+
+
+def test_a_freed_activation_is_not_in_memory():
+    with (keeping := Offload(Heap(1e9))):
+        tensor = torch.rand(1 << 12, dtype=torch.float64)
+        packed, gone = keeping.pack_hook(tensor), weakref.ref(tensor)
+        del tensor
+        assert gone() is None and keeping.unpack_hook(packed).shape == (1 << 12,)
+
+
+@pytest.mark.parametrize("least", [0, 1 << 60])
+def test_split_holds_few_activations_at_once(monkeypatch, least):
+    monkeypatch.setattr(offload, "_LEAST", least)
+    blocks = [(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(20)]
+    net, x = nn.Sequential(*(module for block in blocks for module in block)), torch.randn(4, 8, 24, 24)
+    held = peak_bytes(lambda: split(net, x), torch.device("cpu")) / (8 * x.numel())
+    columns = 9  # of a convolution, for all images
+    assert (held < columns + 16) is (least == 0)
+
+
+def test_a_model_whose_gradients_know_no_hooks_is_measured_without():
+    found = split(Inner(), IMAGES.float())
+    assert found["conv.weight"].invariant and found["conv.weight"].granularity == "channel"
+
+
+class Full:
+    """A file on a disk that has no room left, after a few writes."""
+
+    def __init__(self, file, writes: int) -> None:
+        self._file, self._left = file, writes
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, numbers) -> int:
+        self._left -= 1
+        if self._left < 0:
+            self._file.write(bytes(numbers)[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(numbers)
+
+
+@pytest.mark.parametrize("writes", [0, 3])
+def test_what_the_disk_cannot_take_stays_in_memory(everything, monkeypatch, writes):
+    open_file = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Full(open_file(), writes))
+    net = Odd().double()
+    expected = gradients(net, IMAGES)
+    with Offload(Heap(0)):
+        found = gradients(net, IMAGES)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_without_a_folder_for_temporary_files_all_stays_in_memory(everything, monkeypatch):
+    def refused():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    tensor = torch.rand(9)
+    with (keeping := Offload(Heap(0))):
+        assert keeping.pack_hook(tensor) is tensor
+
+
+def test_parameters_and_what_is_expanded_stay_in_memory(everything):
+    parameter, small = nn.Parameter(torch.rand(5, 5)), torch.rand(5, 1)
+    with (keeping := Offload(Heap(0))):
+        for tensor in (parameter, parameter.t(), parameter.view(25), small.expand(5, 1000), torch.rand(3).to_sparse()):
+            assert keeping.pack_hook(tensor) is tensor
+
+
+def test_the_file_is_closed_and_leaves_nothing(everything, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with (keeping := Offload(Heap(0))):
+        gradients(Odd().double(), IMAGES)
+        file = keeping._file
+    assert file.closed and not list(tmp_path.iterdir())
