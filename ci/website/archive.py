@@ -28,7 +28,7 @@ _FIELDS = {
 def schema() -> dict[str, Any]:
     """The form of a record as a JSON Schema: its data dictionary."""
     kinds: dict[str, Any] = {
-        "schema": {"type": "integer", "minimum": 1, "maximum": SCHEMA},
+        "schema": {"const": SCHEMA},
         "recipe": {"type": "integer", "minimum": 1},
         "digest": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
         "status": {"enum": ["finished", "diverged"]},

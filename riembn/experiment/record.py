@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = 3
-# Columns that a schema added: records of an older one are read with None in them.
-_ADDED = {2: ("peak_memory",), 3: ("clean_loss", "validation_loss", "validation_error", "angle_rms")}
 
 # One value an epoch each; None where a column has no meaning for the method or was not finite.
 COLUMNS: dict[str, str] = {
@@ -63,7 +60,7 @@ class Record:
             the environments before, under ``earlier``, each with the steps taken by its end as ``until_step``.
         recipe: Version of the recipe the run followed.
         predictions: The class that the trained network gives to each of the first 1,000 test images; None if the
-            test set was not looked at, or the record is an older one.
+            test set was not looked at.
     """
 
     config: RunConfig
@@ -165,24 +162,17 @@ class Record:
         """
         content = json.loads(text)
         schema = content.get("schema") if isinstance(content, dict) else None
-        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-            raise ValueError(f"schema is {schema!r}; this version reads 1 to {SCHEMA}")
-        names = ("recipe", "digest", "status", "diverged_step", "config", "environment", "columns")
-        since_3 = ("predictions", "checksum") if schema >= 3 else ()
-        missing = [name for name in (*names, *since_3) if name not in content]
+        if schema != SCHEMA:
+            raise ValueError(f"schema is {schema!r}; this version reads {SCHEMA}")
+        names = ("recipe", "status", "diverged_step", "environment", "columns", "predictions")
+        missing = [name for name in ("digest", "config", *names, "checksum") if name not in content]
         if missing:
             raise ValueError(f"no {', '.join(missing)}")
-        unknown = [None] * len(content["columns"]["epoch"])
-        added = itertools.chain(*(names for since, names in _ADDED.items() if since > schema))
-        content["columns"] = {**dict.fromkeys(added, unknown), **content["columns"]}
-        record = cls(
-            config=RunConfig.from_dict(content["config"]),
-            **{name: content[name] for name in names if name not in ("digest", "config")},
-            predictions=content.get("predictions"),
-        )
+        config = RunConfig.from_dict(content["config"])
+        record = cls(config=config, **{name: content[name] for name in names})
         if record.digest != content["digest"]:
             raise ValueError(f"digest is {content['digest']!r}, but its configuration's is {record.digest!r}")
-        if schema >= 3 and record._checksum() != content["checksum"]:
+        if record._checksum() != content["checksum"]:
             raise ValueError("its numbers are not those that were written: the checksum differs")
         return record
 
