@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.testing._internal.two_tensor import TwoTensor
 
 import riembn
 from riembn.optim import PSISGD, SGDG, AdamG, Combined
@@ -94,6 +95,17 @@ def test_sparse_gradients_are_refused_by_name(method):
     with pytest.raises(RuntimeError, match=f"^{type(optimizer).__name__}: a sparse gradient.*sparse=False"):
         optimizer.step()
     assert torch.equal(embedding.weight, before)
+
+
+@methods
+def test_a_gradient_that_holds_other_tensors_is_refused(method):
+    weight = torch.nn.Parameter(torch.randn(4, 6))
+    optimizer = METHODS[method][0]([weight], lr=0.1)
+    before, gradient = weight.detach().clone(), torch.randn(4, 6)
+    weight.grad = TwoTensor(gradient, gradient)
+    with pytest.raises(RuntimeError, match=f"^{type(optimizer).__name__}: a gradient of .*TwoTensor.* Parameter"):
+        optimizer.step()
+    assert torch.equal(weight, before)
 
 
 @pytest.mark.parametrize("path", ["loop", "lists", "automatic"])

@@ -506,6 +506,19 @@ def test_inference_mode_and_output_kept_by_the_model() -> None:
         assert verdict(split(model, batch(8, 4)), "layer.weight") == "channel"
 
 
+def test_an_embedding_with_sparse_gradients_is_trained_with_the_rest() -> None:
+    torch.manual_seed(0)
+    norms = nn.LayerNorm(8), nn.LayerNorm(8)
+    model = nn.Sequential(nn.Embedding(9, 8, sparse=True), norms[0], nn.Linear(8, 8, bias=False), norms[1])
+    tokens = torch.arange(9)
+    assert verdict(split(model, tokens), "0.weight").startswith("no: refused: its gradients are sparse")
+    optimizer = riembn.build_optimizer(model, tokens, "sgd-g", rest_weight_decay=0.0)
+    before = model[0].weight.detach().clone()
+    model(tokens).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model[0].weight, before)
+
+
 def test_bilinear_is_refused() -> None:
     class Pair(nn.Module):
         def __init__(self) -> None:

@@ -68,6 +68,8 @@ def _candidate(parameter: nn.Parameter, names: list[str], modules: dict[str, nn.
         refusal = "empty"
     elif parameter.is_complex():
         refusal = "refused: complex, and only real weights are measured"
+    elif any(isinstance(owner, nn.Embedding | nn.EmbeddingBag) and owner.sparse for owner in owners):
+        refusal = "refused: its gradients are sparse (sparse=True), and those of rows on a sphere are not"
     return Candidate(
         name=names[0],
         layouts=tuple(layouts),
