@@ -148,10 +148,12 @@ def test_numbers_do_not_depend_on_how_many_run_side_by_side(tmp_path):
 
 
 COLLECTED = """
-import gc, riembn, torch
+import gc, multiprocessing, riembn, torch
 
 def collected(num_classes, in_channels):
     assert gc.isenabled()
+    is_own = multiprocessing.parent_process() is not None  # a process of the sweep, whose imports stay
+    assert (gc.get_freeze_count() > 10_000) is is_own
     layers = torch.nn.Conv2d(in_channels, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten()
     return torch.nn.Sequential(*layers, torch.nn.Linear(4 * 6 * 6, num_classes))
 
