@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -17,15 +16,11 @@ _LEAST = 2**14
 """Smaller tensors, in bytes, stay in memory."""
 
 
-def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
     """Outside of modes and of the graph."""
-
-    @functools.wraps(function)
-    def called(*args: Any) -> Any:
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            return function(*args)
-
-    return called
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        yield
 
 
 class _Place(NamedTuple):
@@ -54,7 +49,7 @@ class Offload(torch.autograd.graph.saved_tensors_hooks):
 
     def __enter__(self) -> None:
         with contextlib.suppress(OSError):
-            self._file = tempfile.TemporaryFile()
+            self._file = tempfile.TemporaryFile(buffering=0)  # a full disk is to tell at once
         super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
@@ -62,28 +57,31 @@ class Offload(torch.autograd.graph.saved_tensors_hooks):
         if self._file is not None:
             self._file.close()
 
-    @_plainly
+    @_plainly()
     def _pack(self, tensor: Tensor) -> Tensor | _Place:
         if not self._offloads(tensor):
             return tensor
         order = tuple(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
         ordered = tensor.detach().permute(order).contiguous()
         try:
-            start = self._file.seek(0, 2)
-            self._file.write(ordered.view(-1).view(torch.uint8).numpy())
+            start, numbers = self._file.seek(0, 2), _bytes(ordered)
+            while numbers:
+                numbers = numbers[self._file.write(numbers) :]
         except OSError:  # the disk is full
             return tensor
         self._heap.look()
         return _Place(start, tuple(ordered.shape), order, tensor.dtype)
 
-    @_plainly
+    @_plainly()
     def _unpack(self, packed: Tensor | _Place) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
         self._heap.look()
         ordered = torch.empty(packed.shape, dtype=packed.dtype)
         self._file.seek(packed.start)
-        self._file.readinto(ordered.view(-1).view(torch.uint8).numpy())
+        numbers = _bytes(ordered)
+        while numbers:
+            numbers = numbers[self._file.readinto(numbers) :]
         return ordered.permute([packed.order.index(dimension) for dimension in range(len(packed.order))])
 
     def _offloads(self, tensor: Tensor) -> bool:
@@ -93,3 +91,8 @@ class Offload(torch.autograd.graph.saved_tensors_hooks):
         if base.is_leaf and base.requires_grad or tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
             return False
         return tensor.nbytes >= _LEAST and tensor.nbytes <= tensor.untyped_storage().nbytes()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """Those of a contiguous tensor."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
