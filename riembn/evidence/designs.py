@@ -79,7 +79,7 @@ def ends() -> list[Study]:
 
 
 def ends_without_decay() -> list[Study]:
-    """Block A, without any decay (P3): SGD beside PSI-SGD, six tries each."""
+    """Block A0 (P3): block A without any decay, SGD beside PSI-SGD, six tries each."""
     return [
         Study(
             cell(weight_decay=0.0),
