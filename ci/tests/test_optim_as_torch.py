@@ -108,6 +108,19 @@ def test_a_gradient_that_holds_other_tensors_is_refused(method):
     assert torch.equal(weight, before)
 
 
+@pytest.mark.parametrize("both", [True, False])
+@methods
+def test_a_weight_that_holds_other_tensors_moves_as_they_would(method, both):
+    optimizer_class, _ = METHODS[method]
+    values, gradient = torch.randn(2, 4, 6)
+    plain, held = torch.nn.Parameter(values.clone()), torch.nn.Parameter(TwoTensor(values.clone(), values.clone()))
+    optimizers = [optimizer_class([w], lr=0.1, foreach=True) for w in (plain, held)]
+    plain.grad, held.grad = gradient, TwoTensor(gradient, gradient) if both else gradient
+    for optimizer in optimizers:
+        optimizer.step()
+    assert torch.allclose(held.a, plain) and torch.equal(held.a, held.b)
+
+
 @pytest.mark.parametrize("path", ["loop", "lists", "automatic"])
 @methods
 def test_a_mixed_group_moves_each_weight_as_if_alone(method, path):

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def test_processes_are_one_a_device_of_several_or_one_a_core():
 
 
 def test_runs_at_work_share_no_device_while_one_is_free(tmp_path):
-    places = workers.Places(tmp_path, 4, ("a", "b"))
+    places = workers.Places(tmp_path, 4, ("a", "b"), asked_by=0)
     with contextlib.ExitStack() as stack:
         assert [stack.enter_context(places.taken()) for _ in range(4)] == ["a", "b", "a", "b"]
     with places.taken() as one, places.taken() as two:
@@ -215,6 +216,16 @@ def test_runs_are_given_their_devices_and_options(tmp_path, monkeypatch):
     assert all(options["checkpoint_minutes"] == 5 for options in seen)
     with pytest.raises(TypeError, match=r"sweep: no argument resum; runs accept compile"):
         sweep(configs, store=tmp_path, resum=False)
+
+
+@pytest.mark.parametrize(("own", "begun"), [(True, 0), (False, 1)])
+def test_only_a_process_that_the_sweep_has_made_begins_as_one(tmp_path, monkeypatch, own, begun):
+    begins = []
+    monkeypatch.setattr(workers, "_start", lambda: begins.append(None))
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())  # the caller can be somebody's worker
+    places = workers.Places(tmp_path, 1, (None,), os.getpid() if own else 0)
+    job = {"store": tmp_path / "store", "wait": False, "options": {}}
+    assert not workers._run(tiny(epochs=1), places=places, **job).error and len(begins) == begun
 
 
 DEADLY = """

@@ -118,7 +118,7 @@ class Exact(TorchFunctionMode):
             return func(args[0].detach(), *args[1:], **kwargs)
         taken = func in _CUT
         if not taken and torch.is_grad_enabled():
-            if in_place and _at_rest(args[0]):  # it can only have been detached by its author
+            if in_place and at_rest(args[0]):  # it can only have been detached by its author
                 with torch.no_grad():
                     return func(*args, **kwargs)
             return func(*args, **kwargs)
@@ -147,7 +147,7 @@ class Exact(TorchFunctionMode):
         if statistics and x.numel():
             spread = _spread(func, x.detach(), arguments)
             # A weight that is normalized itself stays in memory anyway; a second one would be kept for the gradient.
-            if not _at_rest(x) or not bool((spread.isfinite() & (spread > _SPREAD_OUT)).all()):
+            if not at_rest(x) or not bool((spread.isfinite() & (spread > _SPREAD_OUT)).all()):
                 arguments["input"] = x * spread.reciprocal()
 
 
@@ -166,7 +166,7 @@ def _in_graph(args: Iterable[Any]) -> bool:
     return any(_in_graph(a) if isinstance(a, list | tuple) else getattr(a, "requires_grad", False) for a in args)
 
 
-def _at_rest(tensor: Any) -> bool:
+def at_rest(tensor: Any) -> bool:
     """Whether it is a leaf or a view of one."""
     base = tensor if tensor._base is None else tensor._base
     return bool(base.is_leaf and base.requires_grad)

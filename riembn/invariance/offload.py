@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from riembn.invariance.exact import at_rest
 from riembn.invariance.heap import Heap
 
 _LEAST = 2**14
@@ -24,7 +28,7 @@ def _plainly() -> Iterator[None]:
 
 
 class _Place(NamedTuple):
-    """Where a tensor lies: its numbers in order of falling stride, the dimensions in that order."""
+    """Where a tensor lies in the file: its numbers in order of falling stride, the dimensions in that order."""
 
     start: int
     shape: tuple[int, ...]
@@ -32,11 +36,20 @@ class _Place(NamedTuple):
     dtype: torch.dtype
 
 
+class _Kept(NamedTuple):
+    """A tensor as autograd asked to keep it, without numbers if those have a place in the file."""
+
+    tensor: Tensor
+    version: int
+    place: _Place | None
+
+
 class Offload(torch.autograd.graph.saved_tensors_hooks):
     """Inside, activations on the CPU that the gradient needs are written to a file, and read when it needs them.
 
-    What does not fit on the disk stays in memory, as do parameters, which are there anyway. The file has no name,
-    so that it is gone with the process; it lies where Python's ``tempfile`` puts it (``TMPDIR``).
+    What has no room stays in memory: the file takes half of what is free on its disk at most. It has no name, so that
+    it is gone with the process, and lies where Python's ``tempfile`` puts it (``TMPDIR``); if that is a file system in
+    memory, nothing is won. As without it, the backward pass refuses a tensor that was changed in place meanwhile.
 
     Args:
         heap: Gives back what was freed.
@@ -44,55 +57,87 @@ class Offload(torch.autograd.graph.saved_tensors_hooks):
 
     def __init__(self, heap: Heap) -> None:
         super().__init__(self._pack, self._unpack)
-        self._heap = heap
+        self._heap, self._lock = heap, threading.Lock()
         self._file: Any = None
+        self._end = self._room = 0
+        # Of one tensor that several functions keep there is one copy. As long as there is a weak reference to its
+        # storage, no other storage has that one's address.
+        self._places: dict[tuple[Any, ...], tuple[_Place, StorageWeakRef]] = {}
 
     def __enter__(self) -> None:
         with contextlib.suppress(OSError):
-            self._file = tempfile.TemporaryFile(buffering=0)  # a full disk is to tell at once
+            self._file = tempfile.TemporaryFile(buffering=0)  # so that a full disk raises in write
+            self._room = shutil.disk_usage(tempfile.gettempdir()).free // 2
         super().__enter__()
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
+        self._places.clear()
         if self._file is not None:
             self._file.close()
 
     @_plainly()
-    def _pack(self, tensor: Tensor) -> Tensor | _Place:
-        if not self._offloads(tensor):
-            return tensor
-        order = tuple(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
-        ordered = tensor.detach().permute(order).contiguous()
-        try:
-            start, numbers = self._file.seek(0, 2), _bytes(ordered)
-            while numbers:
-                numbers = numbers[self._file.write(numbers) :]
-        except OSError:  # the disk is full
-            return tensor
-        self._heap.look()
-        return _Place(start, tuple(ordered.shape), order, tensor.dtype)
+    def _pack(self, tensor: Tensor) -> _Kept:
+        kept = tensor.detach()  # with the same counter of versions; the tensor itself would keep its graph for ever
+        place = self._place(tensor) if _is_large(tensor) else None
+        if place is not None:
+            kept.data = tensor.new_empty(0)
+            self._heap.look()
+        return _Kept(kept, tensor._version, place)
 
     @_plainly()
-    def _unpack(self, packed: Tensor | _Place) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
-        self._heap.look()
-        ordered = torch.empty(packed.shape, dtype=packed.dtype)
-        self._file.seek(packed.start)
-        numbers = _bytes(ordered)
-        while numbers:
-            numbers = numbers[self._file.readinto(numbers) :]
-        return ordered.permute([packed.order.index(dimension) for dimension in range(len(packed.order))])
+    def _unpack(self, kept: _Kept) -> Tensor:
+        if kept.tensor._version != kept.version:
+            raise RuntimeError("a tensor that the gradient needs was changed by an operation in place")
+        return kept.tensor if kept.place is None else self._read(kept.place)
 
-    def _offloads(self, tensor: Tensor) -> bool:
-        if self._file is None or type(tensor) is not Tensor or tensor.device.type != "cpu":
-            return False
-        base = tensor if tensor._base is None else tensor._base
-        if base.is_leaf and base.requires_grad or tensor.layout != torch.strided or tensor.is_conj() or tensor.is_neg():
-            return False
-        return tensor.nbytes >= _LEAST and tensor.nbytes <= tensor.untyped_storage().nbytes()
+    def _place(self, tensor: Tensor) -> _Place | None:
+        """Where the tensor lies in the file, to which it is written if it is not there; None if there is no room."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata, tensor._version, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+        with self._lock:
+            if key in self._places:
+                return self._places[key][0]
+            if self._file is None or self._end + tensor.nbytes > self._room:
+                return None
+            order = tuple(sorted(range(tensor.dim()), key=tensor.stride, reverse=True))
+            ordered = tensor.detach().permute(order).contiguous()
+            place = _Place(self._end, tuple(ordered.shape), order, tensor.dtype)
+            try:
+                self._file.seek(place.start)
+                numbers = _bytes(ordered)
+                while numbers:
+                    numbers = numbers[self._file.write(numbers) :]
+            except OSError:  # the disk is full
+                return None
+            self._end += tensor.nbytes
+            self._places[key] = place, StorageWeakRef(storage)
+            return place
+
+    def _read(self, place: _Place) -> Tensor:
+        self._heap.look()
+        ordered = torch.empty(place.shape, dtype=place.dtype)
+        with self._lock:
+            if self._file.closed:
+                raise RuntimeError("a second backward pass through one graph, whose activations are gone")
+            self._file.seek(place.start)
+            numbers = _bytes(ordered)
+            while numbers:
+                count = self._file.readinto(numbers)
+                if not count:
+                    raise OSError("the temporary file of activations ends too early")
+                numbers = numbers[count:]
+        return ordered.permute([place.order.index(dimension) for dimension in range(len(place.order))])
+
+
+def _is_large(tensor: Tensor) -> bool:
+    """Whether memory is won by a copy elsewhere: it is no parameter, expanded from little, lazy or of another kind."""
+    plain = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.layout is torch.strided
+    if not plain or at_rest(tensor) or tensor.is_conj() or tensor.is_neg():
+        return False
+    return _LEAST <= tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """Those of a contiguous tensor."""
+    """The memory of a contiguous tensor."""
     return tensor.view(-1).view(torch.uint8).numpy().data

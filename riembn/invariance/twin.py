@@ -105,12 +105,12 @@ class Twin:
                     edits[name](parameter)
         example = self._example(generator)
         mode = Exact(eps=self.eps, through=gradients and self.through, heap=self._heap)
-        keeping = Offload(self._heap) if gradients and self.offloads else contextlib.nullcontext()
+        offload = Offload(self._heap) if gradients and self.offloads else contextlib.nullcontext()
         with (
             torch.set_grad_enabled(gradients or self._differentiates),
             random_state(self.model, state) as drawn,
             _eager(self.model),
-            keeping,
+            offload,
         ):
             with mode:
                 args, kwargs = arguments(self.model, example)

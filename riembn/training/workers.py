@@ -6,7 +6,7 @@ import atexit
 import functools
 import gc
 import inspect
-import multiprocessing
+import os
 import time
 import traceback
 import uuid
@@ -51,6 +51,7 @@ class Places:
     folder: Path
     count: int
     devices: tuple[str | None, ...]
+    asked_by: int  # the process whose sweep it is
 
     @contextmanager
     def taken(self) -> Iterator[str | None]:
@@ -102,7 +103,7 @@ def on_machine(
     on = devices(device, n_jobs)
     n_jobs = processes(on, n_jobs)
     with TemporaryDirectory(prefix="riembn-") as folder:
-        run = functools.partial(_run, places=Places(Path(folder), n_jobs, on), **job)
+        run = functools.partial(_run, places=Places(Path(folder), n_jobs, on, os.getpid()), **job)
         suspects = yield from _pooled(configs, run, n_jobs, backend, Path(folder))
         for config in suspects:
             if (yield from _pooled([config], run, max(2, n_jobs), backend, Path(folder))):
@@ -150,7 +151,7 @@ def on_cluster(
     except ImportError as error:
         raise ImportError("sweep: Dask is not installed; pip install 'riembn[cluster]'.") from error
 
-    run = functools.partial(_run, device=device, **job)
+    run = functools.partial(_run_on_cluster, device=device, **job)
     with Client(address) as client:
         for worker, threads in client.nthreads().items():
             if threads > 1:  # of one process: they would take turns, and keep the runs that wait from others
@@ -184,6 +185,11 @@ def _start() -> None:
     keep_freed_memory()
 
 
+def _run_on_cluster(config: RunConfig, **job: Any) -> Ended:
+    keep_freed_memory()  # of a worker, whose imports and garbage are the scheduler's
+    return _run(config, **job)
+
+
 def _failed(config: RunConfig, error: Exception, said: str) -> Ended:
     return Ended(config, said, its_own=not isinstance(error, OSError | ImportError))
 
@@ -200,9 +206,9 @@ def _run(
 ) -> Ended:
     """Train one run into the store; ``added`` is what `riembn.additions.carried` gave."""
     take_over(added)
-    if multiprocessing.parent_process() is not None:  # a process of the sweep's own
-        _start()
     if places is not None:
+        if os.getpid() != places.asked_by:
+            _start()
         at_work = places.folder / config.name  # is left behind where the process dies
         at_work.touch()
         with places.taken() as device:

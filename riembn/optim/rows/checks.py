@@ -203,7 +203,7 @@ def dense_grad(p: Tensor, caller: str) -> Tensor:
     """The gradient of ``p``; never written to.
 
     Raises:
-        RuntimeError: If it is sparse, not where its weight is, or a subclass without numbers of its own.
+        RuntimeError: If it is sparse, not where its weight is, or holds other tensors and its weight does not.
     """
     grad = p.grad
     assert grad is not None
@@ -212,16 +212,21 @@ def dense_grad(p: Tensor, caller: str) -> Tensor:
             f"{caller}: a sparse gradient for a weight of shape {tuple(p.shape)}; rows on a sphere need dense "
             "gradients (nn.Embedding: set sparse=False)."
         )
-    alike = is_sharded(grad) is is_sharded(p) and _is_wrapper(grad) is _is_wrapper(p)
+    alike = is_sharded(grad) is is_sharded(p) and (not _is_wrapper(grad) or _is_wrapper(p))
     if grad.shape != p.shape or grad.device != p.device or not alike:
         raise RuntimeError(
             f"{caller}: a gradient of shape {tuple(grad.shape)} on {grad.device}, {type(grad).__name__}, for a weight "
-            f"of shape {tuple(p.shape)} on {p.device}, {type(p).__name__}; set p.grad to None after moving or "
-            "wrapping weights."
+            f"of shape {tuple(p.shape)} on {p.device}, {type(p).__name__}; a gradient has to lie as its "
+            "weight does: set p.grad to None after moving weights."
         )
     return placed_as(p, grad)
 
 
 def _is_wrapper(tensor: Tensor) -> bool:
     """Whether other tensors inside hold the numbers: kernels would read where there is nothing."""
-    return type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__
+    if type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return False
+    try:
+        return not tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # it has no storage at all
+        return True
