@@ -228,6 +228,15 @@ def test_only_a_process_that_the_sweep_has_made_begins_as_one(tmp_path, monkeypa
     assert not workers._run(tiny(epochs=1), places=places, **job).error and len(begins) == begun
 
 
+@pytest.mark.parametrize(("own", "kept"), [(True, 0), (False, 1)])
+def test_a_worker_of_a_cluster_that_is_a_thread_of_the_caller_leaves_its_memory_alone(tmp_path, monkeypatch, own, kept):
+    keeps = []
+    monkeypatch.setattr(workers, "keep_freed_memory", lambda: keeps.append(None))
+    job = {"store": tmp_path / "store", "wait": False, "options": {}}
+    ended = workers._run_on_cluster(tiny(epochs=1), asked_by=os.getpid() if own else 0, **job)
+    assert not ended.error and len(keeps) == kept
+
+
 DEADLY = """
 import os, signal, sys
 from riembn.experiment import grid

@@ -151,7 +151,7 @@ def on_cluster(
     except ImportError as error:
         raise ImportError("sweep: Dask is not installed; pip install 'riembn[cluster]'.") from error
 
-    run = functools.partial(_run_on_cluster, device=device, **job)
+    run = functools.partial(_run_on_cluster, asked_by=os.getpid(), device=device, **job)
     with Client(address) as client:
         for worker, threads in client.nthreads().items():
             if threads > 1:  # of one process: they would take turns, and keep the runs that wait from others
@@ -185,8 +185,9 @@ def _start() -> None:
     keep_freed_memory()
 
 
-def _run_on_cluster(config: RunConfig, **job: Any) -> Ended:
-    keep_freed_memory()  # of a worker, whose imports and garbage are the scheduler's
+def _run_on_cluster(config: RunConfig, *, asked_by: int, **job: Any) -> Ended:
+    if os.getpid() != asked_by:  # a worker can be a thread of the caller's process
+        keep_freed_memory()
     return _run(config, **job)
 
 
