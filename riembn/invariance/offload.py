@@ -81,7 +81,7 @@ class Offload(torch.autograd.graph.saved_tensors_hooks):
         kept = tensor.detach()  # with the same counter of versions; the tensor itself would keep its graph for ever
         place = self._place(tensor) if _is_large(tensor) else None
         if place is not None:
-            kept.data = tensor.new_empty(0)
+            kept.data = tensor.new_empty(0)  # lets go of the numbers, not of the counter
             self._heap.look()
         return _Kept(kept, tensor._version, place)
 
