@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from riembn.invariance.heap import Heap
+from riembn.invariance.patches import CONVOLUTIONS, convolve
 
 # In place of eps, which torch wants positive. What is normalized is brought to size 1 first, so that this is below
 # rounding beside any variance.
@@ -106,6 +108,8 @@ class Exact(TorchFunctionMode):
                 self._normalize(func, bound.arguments)
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
+        if func in CONVOLUTIONS:
+            func = partial(convolve, self._heap, func)
         result = self._call(func, args, kwargs, in_place)
         self._heap.look()
         return result if in_place else _wide(result)

@@ -24,12 +24,12 @@ class Heap:
     """
 
     def __init__(self, step: float) -> None:
-        self._step, self._held, self._freed = step, _resident(), 0
+        self.step, self._held, self._freed = step, _resident(), 0
 
     def look(self, freed: int = 0) -> None:
         """Return free pages if the process has grown since it last held least, or much was ``freed``: so many bytes."""
         held, self._freed = _resident(), self._freed + freed
-        if held > self._held + self._step or self._freed > _MUCH * self._step:
+        if held > self._held + self.step or self._freed > _MUCH * self.step:
             self.trim()
         else:
             self._held = min(held, self._held)
