@@ -85,12 +85,10 @@ def test_summary_counts_what_was_tried_and_says_where(tmp_path: Path) -> None:
     assert 'href="../_static/benchmarks/split-cpu.json"' in text
 
 
-def test_committed_record_is_whole_and_denies_only_what_the_page_explains() -> None:
+def test_committed_record_is_whole_and_denies_no_verdict() -> None:
     record = json.loads((ROOT / PATH).read_text(encoding="utf-8"))
     networks = {one["name"]: one for one in record["networks"]}
     assert list(networks) == list(NETWORKS)
     assert {one["source"] for one in networks.values()} == set(SOURCES)
     assert {name: one["error"] for name, one in networks.items() if "error" in one} == {}
-    denied = {(name, weight): why for name, one in networks.items() for weight, why in one["check"]["wrong"].items()}
-    assert all(name == "cait_xxs24_224" and weight.endswith("attn.proj_l.weight") for name, weight in denied)
-    assert all(why.startswith("in the rest (unused") for why in denied.values())
+    assert {name: one["check"]["wrong"] for name, one in networks.items() if one["check"]["wrong"]} == {}

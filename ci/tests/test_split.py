@@ -385,9 +385,8 @@ def test_faint_weights_are_not_called_invariant(rows: int, size: float) -> None:
     torch.manual_seed(0)
     result = split(Faint(rows, size), torch.randn(16, 6))
     assert result["first.weight"].invariant
-    assert result["mix.weight"].reason in (
-        *("unused: the output does not change with it on this example", "passes through a softmax"),
-    )
+    faint = ["unused: the output does not change with it"] * (size < 1e-10) + ["next to no influence: random numbers"]
+    assert result["mix.weight"].reason.startswith((*faint, "passes through a softmax"))
 
 
 def test_vector_of_zeros_stays_in_the_rest() -> None:

@@ -17,7 +17,7 @@ from riembn.invariance.twin import Edit
 # hundred layers; a weight that is not scale-invariant moves the output by 1e-3 and more.
 TOLERANCE = 1e-8
 # Relative influence on the output below which a gradient is rounding and says nothing.
-_SILENT = 1e-12
+SILENT = 1e-12
 # Below it, rounding hides what a single row does, and no row tells that it is invariant.
 _FAINT = 5e-11
 # Rows whose slopes are a smaller part than this of what chance would leave may be held up by an eps alone.
@@ -78,7 +78,7 @@ class Weight:
     def propose(self) -> None:
         """Choose the finest layout in which the gradient is tangent at every point, and large enough to tell."""
         # Without an eps, rows of one entry have no slope at all: rescaling alone tells of those.
-        flat = all(p[self.name].total_size < _SILENT for p in self.points if self.name in p)
+        flat = all(p[self.name].total_size < SILENT for p in self.points if self.name in p)
         self._choose(
             lambda layout, joint: bool(self._tangent(layout, joint).all()) and (flat or self._tells(layout, joint))
         )
@@ -114,10 +114,10 @@ class Weight:
         first, *later = (self._sums(p, self.layout, self.joint) for p in (self.points[0], *points))
         for inner, size in later:
             # Half of the growth, because an eps beside a small variance fades slower at first.
-            fades = inner <= first[0] * 2 / growth + TOLERANCE * size + _SILENT
-            stays = size >= first[1] / growth - _SILENT
+            fades = inner <= first[0] * 2 / growth + TOLERANCE * size + SILENT
+            stays = size >= first[1] / growth - SILENT
             # Squared once more, because the variance grows with weights further in front, too.
-            slowly = inner.norm() >= first[0].norm() / growth**4 - _SILENT * (1 + size.norm())
+            slowly = inner.norm() >= first[0].norm() / growth**4 - SILENT * (1 + size.norm())
             if not bool((fades & stays).all() & slowly):
                 return False
             first = inner, size
@@ -217,7 +217,7 @@ class Weight:
         for point in self.points:
             if self.name in point:
                 inner, size = self._sums(point, layout, joint)
-                held.append(inner <= TOLERANCE * size + _SILENT)
+                held.append(inner <= TOLERANCE * size + SILENT)
         return torch.stack(held).all(0)
 
     def _tells(self, layout: Layout, joint: bool) -> bool:

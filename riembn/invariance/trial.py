@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from riembn.invariance.granularity import TOLERANCE, Point, Weight
+from riembn.invariance.granularity import SILENT, TOLERANCE, Point, Weight
 from riembn.invariance.reasons import Reasons
 from riembn.invariance.twin import Edit, Twin, size
 
@@ -98,20 +98,25 @@ class Trial:
                     f"unused in {len(self.outputs)} random states: forward draws random numbers, and none of "
                     "them led there"
                 )
-            elif any(weight is i for i in idle):
+            elif any(weight is i for i, _ in idle):
                 weight.refusal = "unused: the output does not depend on it"
             else:
                 weight.refusal = "no gradient reaches it: the output changes with it in jumps, if at all"
         # No slope, so look from afar: other numbers, signs included, in place of these.
         silent = [w for w in self.weights if w.reached and w.silent]
-        for weight in self._without_effect(silent):
-            weight.refusal = "unused: the output does not change with it on this example"
+        for weight, change in self._without_effect(silent):
+            if change <= SILENT:
+                weight.refusal = "unused: the output does not change with it on this example"
+            else:
+                weight.refusal = f"next to no influence: random numbers in its place move the output by {change:.0e}"
 
-    def _without_effect(self, silent: list[Weight]) -> list[Weight]:
+    def _without_effect(self, silent: list[Weight]) -> list[tuple[Weight, float]]:
+        """Those that other numbers can replace, and by how much the output moves as they do, together."""
         if not silent or not self._affordable(4):
             return []
-        if self._changed({w.name: self._noise for w in silent})[0] <= TOLERANCE:
-            return silent
+        change, _ = self._changed({w.name: self._noise for w in silent})
+        if change <= TOLERANCE:
+            return [(weight, change) for weight in silent]
         half = len(silent) // 2
         return [*self._without_effect(silent[:half]), *self._without_effect(silent[half:])] if half else []
 
