@@ -396,6 +396,13 @@ def test_workers_of_several_threads_are_refused(tmp_path, monkeypatch):
         sweep([tiny()], store=tmp_path, backend="dask", address="tcp://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("backend", ["nowhere", "multiprocessing"])
+def test_a_backend_that_does_not_exist_or_gives_nothing_until_all_are_done_is_refused(tmp_path, backend):
+    with pytest.raises(ValueError, match=f"sweep: backend='{backend}' is not accepted.*give None"):
+        sweep([tiny()], store=tmp_path, n_jobs=2, backend=backend)
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_cluster_needs_an_address(tmp_path):
     for options in ({"backend": "dask"}, {"address": "tcp://127.0.0.1:1"}):
         with pytest.raises(ValueError, match='give backend="dask" and its scheduler\'s address'):

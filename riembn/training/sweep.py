@@ -59,7 +59,8 @@ def sweep(
         store: Where records are read and kept. The workers of a cluster must see it under the same path.
         n_jobs: Processes side by side; -1 for one a core, or one a GPU where there are several or one is given.
             Of several given devices, 1 and -1 mean one process each.
-        backend: A backend of joblib; None for its processes ("loky"). "dask" for the workers of a cluster.
+        backend: A backend of joblib that gives results as they come; None for its processes ("loky"). "dask" for the
+            workers of a cluster.
         address: Of the Dask scheduler, with ``backend="dask"``: ``tcp://HOST:PORT``. Its workers are to have
             one thread each (``dask worker --nthreads 1``).
         device: Where to compute, as in `riembn.train`, or several places that the runs take in turn. None:

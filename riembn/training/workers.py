@@ -120,7 +120,13 @@ def _pooled(
     backend = backend or "loky"
     start: dict[str, Any] = {"initializer": gc.disable} if backend == "loky" else {}  # until `_start`
     while left:
-        parallel = Parallel(n_jobs=n_jobs, backend=backend, return_as="generator_unordered", **start)
+        try:
+            parallel = Parallel(n_jobs=n_jobs, backend=backend, return_as="generator_unordered", **start)
+        except ValueError:
+            raise ValueError(
+                f"sweep: backend={backend!r} is not accepted: joblib has no such, or none that gives results as they "
+                'come; give None or "loky" for processes, "threading", or "dask" with an address.'
+            ) from None
         try:
             for ended in parallel(delayed(run)(config) for config in left):
                 left.remove(ended.config)
