@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(options: argparse.Namespace, error: Exception) -> None:
-    print(f"{options.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    said = " ".join(str(error).split()).removeprefix(f"{options.prog.split()[-1]}: ")  # which prog ends with
+    print(f"{options.prog}: {said}", file=sys.stderr)
 
 
 def _train(options: argparse.Namespace) -> int:
