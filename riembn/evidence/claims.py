@@ -244,7 +244,7 @@ CLAIMS: dict[str, Claim] = {
         ablated("grad_clip", 0.1, math.inf, "ν"),
     ),
     "C6": Claim(
-        "The orthogonality regularizer L^O lowers the test error, and α = 0.1 is near the best value.",
+        "The orthogonality regularizer lowers the test error, and α = 0.1 is near the best value.",
         f"{_CHO}, abstract: regularization is effective; the value is the release's",
         ablated("alpha", 0.1, 0.0, "α"),
     ),
