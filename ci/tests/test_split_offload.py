@@ -188,6 +188,30 @@ def test_split_holds_few_activations_at_once(everything, monkeypatch, offloads):
     assert (held < columns + 16) is offloads
 
 
+class OfSixteen(nn.Module):
+    """Knows the size of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)).mean((2, 3)).view(16, 6)
+
+
+@pytest.mark.parametrize(("model", "offloads"), [(OfSixteen, True), (Inner, False)])
+def test_it_is_only_given_up_where_it_is_the_cause(model, offloads, monkeypatch):
+    twins, init = [], twin.Twin.__init__
+
+    def noted(self, *given):
+        init(self, *given)
+        twins.append(self)
+
+    monkeypatch.setattr(twin.Twin, "__init__", noted)
+    assert split(model(), torch.randn(16, 3, 64, 64)).invariant
+    assert [one.offloads for one in twins] == [offloads] and twins[0].samples == (None if offloads else 10)
+
+
 @pytest.mark.parametrize("model", [Inner, Wrapped])
 def test_a_model_whose_gradients_know_no_hooks_is_measured_without(model):
     found = split(model(), IMAGES.float())

@@ -170,10 +170,10 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
                 twin.offloads = False
                 continue
             if twin.samples:  # a size that is written down somewhere, or targets of the whole batch in the loss
-                twin.samples = None
+                twin.samples, twin.offloads = None, True
                 continue
             if twin.through:  # what leaves the graph may be worked on in ways that gradients forbid
-                twin.through, twin.samples = False, enough_samples(example_input)
+                twin.through, twin.samples, twin.offloads = False, enough_samples(example_input), True
                 continue
             likely = slip(twin.model, example_input)
             if likely:
