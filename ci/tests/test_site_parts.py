@@ -16,7 +16,7 @@ from sphinx.ext.napoleon import GoogleDocstring
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "ci"))
 
-from website import ebook, front, lean, news, opening, previews, reference  # noqa: E402
+from website import ebook, front, lean, news, opening, previews, reference, stage  # noqa: E402
 from website.contents import Page, pages  # noqa: E402
 from website.docstrings import _to_rest, plain_to_rest  # noqa: E402
 
@@ -157,6 +157,16 @@ def test_words_before_a_colon_are_no_type() -> None:
     returns = rendered("function", "Does.", "", "Returns:", "    A frame: a row a run.")
     assert returns == "Does. :returns: A frame: a row a run."
     assert rendered("property", "Safe as a name: network, seed.") == "Safe as a name: network, seed."
+
+
+def test_labels_of_the_map_are_not_counted_as_text_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = chapter(tmp_path, "# Title\n\n" + "word " * 400)
+    notebook = read(page)
+    notebook.cells.append(v4.new_markdown_cell(front.MAP))
+    monkeypatch.setattr(stage, "chapter_map", lambda root: "card " * 400)
+    monkeypatch.setattr(stage, "ending", lambda *given: "")
+    stage._around(tmp_path, page, notebook, {})
+    assert "2 min to read" in notebook.cells[0].source and "card card" in notebook.cells[1].source
 
 
 def test_line_under_the_title_offers_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

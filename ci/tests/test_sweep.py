@@ -403,6 +403,14 @@ def test_a_backend_that_does_not_exist_or_gives_nothing_until_all_are_done_is_re
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_runs_that_failed_alike_are_told_in_one_line():
+    said = {"a": "Error: no data", "b": "Error: other", "c": "Error: no data"}
+    errors = {name: f"Traceback\n{line}" for name, line in said.items()}
+    failed = SweepFailed(errors, 5)
+    assert str(failed).splitlines()[1:] == ["  a and 1 more: Error: no data", "  b: Error: other"]
+    assert failed.errors == errors
+
+
 def test_cluster_needs_an_address(tmp_path):
     for options in ({"backend": "dask"}, {"address": "tcp://127.0.0.1:1"}):
         with pytest.raises(ValueError, match='give backend="dask" and its scheduler\'s address'):

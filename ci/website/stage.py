@@ -48,6 +48,7 @@ def stage(root: Path, pages: Sequence[Page], profile: str) -> None:
 
 def _around(root: Path, page: Page, notebook: NotebookNode, known: dict[str, str]) -> dict[str, bytes]:
     """Add to a chapter, in place, what a page has and a notebook has not; the files that go with it."""
+    opened(root, page, notebook)  # before the map, whose labels are no text to read
     functions = links(calls(notebook, known), known)
     numbers = linked(root, page, notebook)
     end = nbformat.v4.new_markdown_cell(
@@ -62,7 +63,6 @@ def _around(root: Path, page: Page, notebook: NotebookNode, known: dict[str, str
                 tags.append("hide-input")
         elif MAP in cell.source:
             cell.source = cell.source.replace(MAP, chapter_map(root))
-    opened(root, page, notebook)
     notebook.cells.append(end)
     return numbers.files
 

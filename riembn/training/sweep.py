@@ -26,7 +26,12 @@ class SweepFailed(RuntimeError):
 
     def __init__(self, errors: Mapping[str, str], total: int, before: int = 0) -> None:
         self.errors = dict(errors)
-        lines = [f"  {name}: {last_line(text)}" for name, text in errors.items()]
+        alike: dict[str, list[str]] = {}
+        for name, text in errors.items():
+            alike.setdefault(last_line(text), []).append(name)
+        lines = [
+            f"  {name}{f' and {len(others)} more' if others else ''}: {text}" for text, (name, *others) in alike.items()
+        ]
         if before:
             lines.append(
                 f"{before} of them failed in an earlier sweep and were not tried again; "
