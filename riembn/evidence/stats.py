@@ -1,6 +1,6 @@
 """Tables over seeds: means, comparisons, and what a few seeds allow to say about a difference.
 
-Intervals have 95 % confidence unless told otherwise, each for itself, and are Student's for means. Where a seed is
+Intervals have 95 % confidence, each for itself, and are Student's. Where a seed is
 missing nothing is computed. What varies within an interval is the seed alone: initial weights, order of the images,
 augmentation. The images are the same in every run, so nothing is said of other training sets.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import pandas
 
@@ -60,29 +60,25 @@ def summarize(
     *,
     by: str | Sequence[str],
     value: str = "test_error",
-    statistic: Literal["mean", "median"] = "mean",
     seeds: Sequence[int] | None = None,
-    confidence: float = 0.95,
 ) -> pandas.DataFrame:
-    """Mean, median and interval over the seeds of each group of runs.
+    """Mean, median and the mean's interval over the seeds of each group of runs.
 
     Args:
         frame: One row a run, as `at_end` gives, or of one epoch.
         by: Fields that tell the groups apart; within a group, runs may differ in nothing but the seed.
         value: The column to summarize.
-        statistic: What the interval is for.
         seeds: The seeds every group must have; None: those that any group has.
-        confidence: Of the interval.
 
     Returns:
-        One row a group: ``by``, ``n``, ``mean``, ``median``, ``low``, ``high``, ``interval`` (its kind).
+        One row a group: ``by``, ``n``, ``mean``, ``median``, ``low``, ``high``.
 
     Raises:
         ValueError: If a group lacks a seed, or has one twice.
     """
     rows = []
     for group, values in _by_seed(frame, _listed(by), value, seeds, "summarize").items():
-        found = interval(list(values), statistic=statistic, confidence=confidence)
+        found = interval(list(values))
         rows.append(
             {
                 **dict(zip(_listed(by), group, strict=True)),
@@ -91,7 +87,6 @@ def summarize(
                 "median": values.median(),
                 "low": found.low,
                 "high": found.high,
-                "interval": found.kind,
             }
         )
     return pandas.DataFrame(rows)
@@ -109,7 +104,6 @@ def compare(
     margin: float | None = None,
     looks: int = 1,
     seeds: Sequence[int] | None = None,
-    confidence: float = 0.95,
 ) -> pandas.DataFrame:
     """Each group against a baseline, seed by seed: equal seeds share initial weights and order of the data.
 
@@ -125,7 +119,6 @@ def compare(
         margin: Differences below it do not matter: a comparison that shows so is *equivalent within* it.
         looks: How many times these runs were compared, each time with more seeds; p-values are multiplied by it.
         seeds: The seeds every group must have; None: those that any group has.
-        confidence: Of the intervals, each for itself.
 
     Returns:
         One row a comparison: ``within``, ``by``, ``n``; ``difference`` (mean over seeds, minus the baseline), ``sd``
@@ -151,9 +144,7 @@ def compare(
                 f"compare: no runs of the baseline {by}={baseline!r} for {cell}; sweep them first."
             )
         cells.append(cell)
-        found.append(
-            difference(list(values), list(groups[(*group[:-1], baseline)]), confidence=confidence)
-        )
+        found.append(difference(list(values), list(groups[(*group[:-1], baseline)])))
     if not cells:
         raise ValueError(f"compare: nothing to compare with {by}={baseline!r}; {by} has no other value.")
     table = pandas.DataFrame(

@@ -314,7 +314,7 @@ class Study:
         """Mean and interval of some columns at the end, one row a cell."""
         runs = stats.at_end(frame)
         by = ["method", *(name for name in self.vary if name != "method")]
-        tables = {value: stats.summarize(runs, by=by, value=value, statistic="mean") for value in values}
+        tables = {value: stats.summarize(runs, by=by, value=value) for value in values}
         columns = {
             f"{value} {name}": found.set_index(by)[name]
             for value, found in tables.items()

@@ -84,7 +84,7 @@ def ablation(
     for ax, value in zip(np.ravel(axes), values, strict=True):
         for place, method in enumerate(methods):
             runs = ends[ends["method"] == method]
-            found = stats.summarize(runs, by=varied, value=value, statistic="mean")
+            found = stats.summarize(runs, by=varied, value=value)
             shift = 0.16 * (place - (len(methods) - 1) / 2) if study.vary else 0
             cells, of_run = _combinations(found, varied), _combinations(runs, varied)
             x = [order.index(cell) + shift for cell in cells]
