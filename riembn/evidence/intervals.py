@@ -7,7 +7,6 @@ three values and 90 % at ten, against Student's 95 % (`ci/tests/test_stats.py` m
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,23 +138,9 @@ def smallest_detectable(
             f"smallest_detectable: n={n}, comparisons={comparisons}, power={power}; "
             f"give n of 2 or more, comparisons of 1 or more, power between {level:g} and 1."
         )
-    return sd * _detectable_shift(n, level / comparisons, power) / math.sqrt(n)
-
-
-@functools.lru_cache
-def _detectable_shift(n: int, level: float, power: float) -> float:
-    """The noncentrality at which a two-sided t test has some power; the tail on the wrong side is left out."""
-    from scipy import optimize, stats
-
-    critical = float(stats.t.ppf(1 - level / 2, n - 1))
-
-    def missing(shift: float) -> float:
-        return float(stats.nct.sf(critical, n - 1, shift)) - power
-
-    most = critical + 10.0
-    while missing(most) < 0:
-        most *= 2
-    return float(optimize.brentq(missing, 0.0, most))
+    critical = special.stdtrit(n - 1, 1 - level / comparisons / 2)
+    # The noncentrality at which so much of t lies above that; the tail on the wrong side is left out.
+    return float(sd * special.nctdtrinc(n - 1, 1 - power, critical) / math.sqrt(n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -186,17 +186,10 @@ def spread_labels(ax: Axes) -> None:
 def spread(ends: np.ndarray, gap: float) -> np.ndarray:
     """The numbers closest to ``ends`` that keep their order and stand at least ``gap`` apart.
 
-    With ``k gap`` taken off the k-th smallest this asks for the closest non-decreasing sequence, which
-    pooling of neighbors that stand in the wrong order finds.
+    With ``k gap`` taken off the k-th smallest this asks for the closest non-decreasing sequence.
     """
-    order = np.argsort(ends, kind="stable")
-    pools: list[tuple[float, int]] = []
-    for rank, which in enumerate(order):
-        pools.append((float(ends[which]) - rank * gap, 1))
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (a, m), (b, n) = pools[-2:]
-            pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
-    places = np.empty(len(ends))
-    means, counts = zip(*pools, strict=True)
-    places[order] = np.repeat(means, counts) + gap * np.arange(len(ends))
+    from scipy.optimize import isotonic_regression
+
+    order, steps, places = np.argsort(ends, kind="stable"), gap * np.arange(len(ends)), np.empty(len(ends))
+    places[order] = isotonic_regression(ends[order] - steps).x + steps
     return places
