@@ -279,7 +279,7 @@ def test_run_that_kills_its_process_fails_alone(tmp_path):
     assert "1 of 3 runs failed" in done.stdout and "its process died: it was killed" in done.stdout, (
         done.stderr
     )
-    assert sorted(record.seed for record in Store(tmp_path / "store").records()) == [0, 2]
+    assert sorted(record.config.seed for record in Store(tmp_path / "store").records()) == [0, 2]
 
 
 def dask(*words):
@@ -452,7 +452,7 @@ def test_two_processes_fill_one_store_and_lose_nothing(tmp_path):
     assert [process.communicate()[0] for process in both] == ["12\n"] * 2
     assert [process.returncode for process in both] == [0, 0]
     records = list(Store(tmp_path).records())
-    assert sorted(record.seed for record in records) == list(range(6))
+    assert sorted(record.config.seed for record in records) == list(range(6))
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.damaged"))
 
 

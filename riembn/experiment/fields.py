@@ -30,9 +30,6 @@ class Options(Mapping[str, Any]):
     def __hash__(self) -> int:
         return hash(tuple(self._values.items()))
 
-    def __eq__(self, other: object) -> bool:
-        return self._values == (other._values if isinstance(other, Options) else other)
-
     def __repr__(self) -> str:
         return repr(self._values)
 
@@ -175,9 +172,7 @@ class Name(Kind):
 class Flag(Kind):
     """True or False."""
 
-    @property
-    def accepted(self) -> str:
-        return "True or False"
+    accepted = "True or False"
 
     def _checked(self, field: str, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -191,9 +186,7 @@ class Flag(Kind):
 class Epochs(Kind):
     """Epochs in rising order."""
 
-    @property
-    def accepted(self) -> str:
-        return "whole numbers of at least 1, each larger than the one before, e.g. (60, 120, 160)"
+    accepted = "whole numbers of at least 1, each larger than the one before, e.g. (60, 120, 160)"
 
     def _checked(self, field: str, value: Any) -> tuple[int, ...]:
         if not isinstance(value, tuple | list) or any(isinstance(e, bool) or not isinstance(e, int) for e in value):
@@ -209,9 +202,7 @@ class Epochs(Kind):
 class OptionsKind(Kind):
     """Named values for a function that is called with them."""
 
-    @property
-    def accepted(self) -> str:
-        return "names and values such as {'beta3': 0.9, 'eps': 1e-3}, on a command line 'beta3=0.9;eps=1e-3'"
+    accepted = "names and values such as {'beta3': 0.9, 'eps': 1e-3}, on a command line 'beta3=0.9;eps=1e-3'"
 
     def _checked(self, field: str, value: Any) -> Options:
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):

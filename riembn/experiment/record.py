@@ -94,10 +94,6 @@ class Record:
         """The configuration's digest, under the recipe that the run followed."""
         return digest_of(self.config, self.recipe)
 
-    @property
-    def seed(self) -> int:
-        return self.config.seed
-
     def same_result(self, other: Record) -> bool:
         """Whether two runs computed the same, to the last bit that a record keeps; times and memory may differ."""
 
