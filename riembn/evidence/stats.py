@@ -14,20 +14,13 @@ from typing import Any
 
 import pandas
 
-from .intervals import Difference, Interval, difference, holm, interval, smallest_detectable, spelled
-from .verdicts import NOT_ASKED, Question, decide, settle
-
-__all__ = [
-    "Interval",
-    "at_end",
-    "compare",
-    "decide",
-    "holm",
-    "interval",
-    "smallest_detectable",
-    "spelled",
-    "summarize",
-]
+from .intervals import Difference, difference
+from .intervals import holm as holm
+from .intervals import interval as interval
+from .intervals import smallest_detectable as smallest_detectable
+from .intervals import spelled as spelled
+from .verdicts import NOT_ASKED, Question, settle
+from .verdicts import decide as decide
 
 
 def at_end(frame: pandas.DataFrame, *, diverged: dict[str, float] | None = None) -> pandas.DataFrame:

@@ -17,8 +17,6 @@ from .sphere import parallel_transport as parallel_transport
 from .sphere import project_tangent as project_tangent
 from .sphere import retraction as retraction
 
-__all__ = ["distance", "exp_map", "log_map", "parallel_transport", "project_tangent", "retraction"]
-
 
 def log_map(y: Tensor, z: Tensor) -> Tensor:
     r"""Logarithm map on the lines: the shortest tangent vector at ``y`` whose exponential is ``z`` or ``-z``.

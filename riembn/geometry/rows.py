@@ -24,8 +24,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "from_rows", "scale_rows", "to_rows", "weights_of"]
-
 
 class Layout(NamedTuple):
     """How the weight rows of a tensor lie in it; the three values are as the module says.

@@ -11,8 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["distance", "exp_map", "log_map", "parallel_transport", "project_tangent", "retraction"]
-
 
 def project_tangent(y: Tensor, g: Tensor) -> Tensor:
     r"""Orthogonal projection of ``g`` on the tangent space at ``y``.

@@ -114,7 +114,7 @@ def _combinations(runs: pd.DataFrame, fields: Sequence[str]) -> list[tuple[Any, 
     return list(zip(*(runs[field] for field in fields), strict=True))
 
 
-def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name: str | None = None) -> None:
+def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points") -> None:
     """The table of comparisons that a verdict is drawn from, as `Study.compare` gives it."""
     found = found.reset_index(drop=True)  # in whichever order it was put
     shown = _cells(found)
@@ -130,7 +130,6 @@ def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points", name
         caption=f"{baseline_text(study)} subtracted, seed by seed: mean difference with its 95 % interval; p-value "
         "after Holm's correction; smallest true difference that 80 % of such designs find.",
         formats={"p, Holm": "{:.2g}", "detectable": "{:.2g}"},
-        name=name,
         runs=found.attrs.get("runs", ()),
     )
 

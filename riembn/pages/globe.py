@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from riembn.pages.drawn import DATA, behind, csv_text
-from riembn.pages.page import _FIGURE_CSS, json_script
+from riembn.pages.drawn import behind, csv_text
+from riembn.pages.page import check_texts, put
 from riembn.pages.palette import BLUE, IN_CSS, INK, PAPER
 
 _RADIUS = 200.0  # of the sphere, in units of the drawing
@@ -91,24 +91,13 @@ class Globe:
 
     def show(self, *, caption: str, alt: str, name: str) -> None:
         """Put the sphere on the page; arguments, and what is refused, as for `riembn.pages.show`."""
-        from IPython.display import display
-
-        if not caption.strip() or not alt.strip():
-            raise ValueError(
-                "show: a figure needs a caption, and alt for readers who do not see it; pass both."
-            )
+        check_texts(caption, alt)
         scene = {"view": self._view, "reach": self._reach, "alt": alt, "items": self._items, "walk": self._walk}
         # On a phone the drawing is about half as large, and what is written in it should not be.
         drawings = [self._svg(alt, f"{name}-{i}", *how) for i, how in enumerate(_SIZES)]
-        page = (
-            f'<figure class="riembn-figure" id="fig-{escape(name)}">{_FIGURE_CSS}{_GLOBE_CSS}'
-            f'<div class="riembn-plot riembn-globe">{"".join(drawings)}'
-            f"{json_script(scene)}</div>"
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
         rows = [(item["kind"], item["label"], *point) for item in self._items for point in item["points"]]
         told = behind(name, csv_text(("kind", "label", "x", "y", "z"), rows))
-        display({"text/html": page, "text/plain": f"{caption} {alt}", DATA: told}, raw=True)
+        put(" riembn-globe", "".join(drawings), scene, told, caption=caption, alt=alt, css=_GLOBE_CSS)
 
     def _add(
         self,

@@ -74,10 +74,7 @@ def show(
     Raises:
         ValueError: If ``caption`` or ``alt`` is empty, a run has no digest, or a benchmark is none.
     """
-    from IPython.display import display
-
-    if not caption.strip() or not alt.strip():
-        raise ValueError("show: a figure needs a caption, and alt for readers who do not see it; pass both.")
+    check_texts(caption, alt)
     plain_numbers(fig)
     drawings = _svg(fig, alt, "riembn-screen")
     numbers, points, scenes = as_csv(fig), hover(fig), [scene(fig)]
@@ -85,22 +82,30 @@ def show(
         drawings += _svg(fig, alt, "riembn-phone")
         scenes.append(scene(fig))
     plt.close(fig)
-    anchor = f' id="fig-{escape(name)}"' if name else ""
-    page = (
-        f'<figure class="riembn-figure"{anchor}>{_FIGURE_CSS}'
-        f'<div class="riembn-plot{"" if phone else " riembn-wide-only"}">{drawings}'
-        f"{json_script({**points, 'drawings': scenes})}</div>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    kind = "" if phone else " riembn-wide-only"
     told = behind(name, numbers, runs, benchmarks)
+    put(kind, drawings, {**points, "drawings": scenes}, told, caption=caption, alt=alt)
+
+
+def check_texts(caption: str, alt: str) -> None:
+    """Raise ValueError unless a figure has both."""
+    if not caption.strip() or not alt.strip():
+        raise ValueError("show: a figure needs a caption, and alt for readers who do not see it; pass both.")
+
+
+def put(
+    kind: str, drawings: str, scene: Any, told: dict[str, Any], *, caption: str, alt: str, css: str = ""
+) -> None:
+    """Put drawings on the page with what a script of it has to know of them, and what the page's builder has to."""
+    from IPython.display import display
+
+    anchor = f' id="fig-{escape(told["name"])}"' if told["name"] else ""
+    data = json.dumps(scene, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    page = (
+        f'<figure class="riembn-figure"{anchor}>{_FIGURE_CSS}{css}<div class="riembn-plot{kind}">{drawings}'
+        f'<script type="application/json">{data}</script></div><figcaption>{escape(caption)}</figcaption></figure>'
+    )
     display({"text/html": page, "text/plain": f"{caption} {alt}", DATA: told}, raw=True)
-
-
-def json_script(content: Any) -> str:
-    """Data for a script of the page; what is not a script's shows nothing of it."""
-    told = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    told = told.replace("<", "\\u003c")
-    return f'<script type="application/json">{told}</script>'
 
 
 def table(

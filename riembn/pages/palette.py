@@ -48,7 +48,6 @@ STYLE: Any = {
     "axes.facecolor": "none",
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -62,18 +61,14 @@ STYLE: Any = {
     "axes.xmargin": 0.02,
     "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, BROWN, GREY]),
     "grid.color": GRID,
-    "grid.linewidth": 0.8,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
-    "xtick.major.size": 3.5,
-    "xtick.minor.size": 2,
     "ytick.major.size": 0,
     "ytick.minor.size": 0,
     "text.color": INK,
     "font.family": "DejaVu Sans",
-    "font.size": 10,
     "lines.linewidth": 2.0,
     "lines.markersize": 5,
     "lines.solid_capstyle": "round",
@@ -82,7 +77,7 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: in the page's own font, and small
     "svg.hashsalt": "riembn",
 }
-"""Settings of matplotlib for all figures of the book."""
+"""Settings of matplotlib for all figures of the book, where they are not its defaults."""
 
 
 @dataclass(frozen=True)
