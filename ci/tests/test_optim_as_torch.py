@@ -214,31 +214,6 @@ def test_copies_go_on_alike_and_take_new_groups(method, path):
 
 
 @methods
-def test_state_saved_before_an_option_existed_is_loaded(method):
-    a = made(method, "lists")
-    steps(*a, 2)
-    old = copy.deepcopy(a[1].state_dict())
-    for group in old["param_groups"]:
-        del group["maximize"]
-    b = copy.deepcopy(a)
-    b[1].load_state_dict(old)
-    pickled = pickle.dumps(a)
-    del a[1].defaults["maximize"], a[1].param_groups[0]["maximize"]
-    c = pickle.loads(pickle.dumps(a))
-    a = pickle.loads(pickled)
-    for one in (a, b, c):
-        steps(*one, 2, seed=2)
-    assert_same(a, b)
-    assert_same(a, c)
-    sgd = torch.nn.Parameter(torch.ones(3))
-    combined = Combined(METHODS[method][0](a[0], lr=0.1), torch.optim.SGD([sgd], lr=0.1))
-    old = copy.deepcopy(combined.state_dict())
-    del old["param_groups"][0]["maximize"]
-    combined.load_state_dict(old)
-    steps([*a[0], sgd], combined, 1)
-
-
-@methods
 @pytest.mark.parametrize("other", METHODS)
 def test_state_of_another_method_is_refused_and_changes_nothing(method, other):
     params, optimizer = made(method, "lists")

@@ -40,12 +40,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def forward(self, input: Tensor) -> Tensor:
         if input.dim() < 2:
             raise ValueError(f"BatchNorm: got an input of shape {tuple(input.shape)}; give (n, channels, …).")
-
-    def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
         mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
         averaging = self.training and self.track_running_stats
         weight = self.weight

@@ -133,15 +133,14 @@ class Run:
             if devices.first:
                 checkpoints.clear()
         elif checkpoints and (saved := devices.from_first(checkpoints.newest)):
-            first, part, spent = saved["epoch"], saved.get("part"), saved["wall_seconds"]
-            columns = {name: saved["columns"].get(name, [None] * first) for name in COLUMNS}
+            first, part, spent = saved["epoch"], saved["part"], saved["wall_seconds"]
+            columns, before = saved["columns"], saved["environment"]
             load_model(self.model, saved["model"])
             if first < config.epochs:
                 load_optimizer(self.optimizer, saved["optimizer"])
-                self.scaler.load_state_dict(saved.get("scaler", {}))
+                self.scaler.load_state_dict(saved["scaler"])
                 if self.lengths:
-                    self.lengths.load(saved.get("lengths"))
-            before = saved.get("environment")
+                    self.lengths.load(saved["lengths"])
             del saved  # a second copy of all weights, else, for as long as the run lasts
         taken = steps_before(first, size, config.batch_size) + (part["steps"] if part else 0)
         self._note_environment(before, taken)
@@ -364,10 +363,9 @@ class Run:
         Raises:
             ValueError: If the rest of the epoch would draw its random numbers on another kind of device.
         """
-        before = part.get("device", "cpu" if part["cuda_random"] is None else "cuda")
-        if before != self.device.type:
+        if part["device"] != self.device.type:
             raise ValueError(
-                f"train: {self.config.name} was interrupted within an epoch on device={before!r}, whose random "
+                f"train: {self.config.name} was interrupted within an epoch on device={part['device']!r}, whose random "
                 f"numbers {self.device.type!r} does not draw; go on there, or train anew with resume=False (--fresh)."
             )
         self.motion.seen = [{name: t.to(self.device) for name, t in step.items()} for step in part["seen"]]

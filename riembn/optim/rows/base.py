@@ -67,11 +67,6 @@ class RowOptimizer(CheckedGroups):
         for name, p in zip(which, params, strict=True):
             check_rows(p, name, rows_group, type(self).__name__)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("maximize", False)  # was saved before there was this option
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `torch.optim.Optimizer.load_state_dict`; state of half-precision weights stays float32.
 
@@ -87,8 +82,8 @@ class RowOptimizer(CheckedGroups):
 
     def _step(self) -> None:
         scaling = LossScaling.of(self)
-        if scaling.found_inf is not None and not self._step_supports_amp_scaling and scaling.skips():
-            return
+        if scaling.found_inf is not None and not self._step_supports_amp_scaling and bool(scaling.found_inf):
+            return  # after waiting for the device
         if self._last is None or not same(self._entries or [], [*self.state.values()]):
             self._last = {}
         last = self._last

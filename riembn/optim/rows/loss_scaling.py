@@ -23,21 +23,14 @@ class LossScaling(NamedTuple):
         scale, found = (getattr(optimizer, name, None) for name in ("grad_scale", "found_inf"))
         return cls(scale if isinstance(scale, Tensor) else None, found if isinstance(found, Tensor) else None)
 
-    def skips(self) -> bool:
-        """Whether the step is to be skipped; waits for the device."""
-        return self.found_inf is not None and bool(self.found_inf)
-
     def divide(self, grads: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients without the scale: themselves where there is none, else new tensors."""
-        if self.grad_scale is None:
-            return list(grads)
+        """The gradients without the scale, as new tensors; for where there is one."""
+        assert self.grad_scale is not None
         inverse = self.grad_scale.double().reciprocal().float()  # as torch's scaler divides
         return [g.to(compute_dtype(g.dtype)) * inverse.to(g.device) for g in grads]
 
     def advance(self, steps: Sequence[Tensor]) -> None:
         """Add one to step counts, zero where the step is skipped; waits for no device that keeps them."""
-        if not steps:
-            return
         if self.found_inf is None:
             torch._foreach_add_([*steps], 1)
             return
