@@ -123,7 +123,7 @@ _RELATIVES = {
     "oblique-sgd": Method(optimizer=relatives.ObliqueSGD, lr=1e-3, fields=_MOMENTUM),
     "oblique-adam": Method(optimizer=relatives.ObliqueAdam, lr=1e-3),
     "nero": Method(optimizer=relatives.Nero, lr=0.01),
-    "muon-rows": Method(optimizer=relatives.MuonRows, lr=0.24, options=dict(momentum=0.6)),
+    "muon-rows": Method(optimizer=relatives.MuonRows, lr=0.24),
     "hyperball-sgd": Method(optimizer=relatives.HyperballSGD, lr=0.02, fields=_MOMENTUM),
     "adam-h": Method(optimizer=relatives.AdamH, lr=0.018),
     "rotational-sgd": Method(optimizer=relatives.RotationalSGD, lr=0.1, fields=_MOMENTUM),
@@ -146,15 +146,8 @@ methods: OpenTable[Method] = OpenTable(
     {
         # Rates of Cho and Lee's CIFAR runs (arXiv:1709.09603, TensorFlow release); those also set alpha=0.1.
         "sgd": Method(**_SGD, kind="whole"),
-        "sgd-g": Method(
-            optimizer=SGDG, lr=0.2, options=dict(momentum=0.9, grad_clip=0.1, alpha=0.0), fields=_ROWS
-        ),
-        "adam-g": Method(
-            optimizer=AdamG,
-            lr=0.05,
-            options=dict(betas=(0.9, 0.99), eps=1e-8, grad_clip=0.1, alpha=0.0),
-            fields=_ROWS | {"beta2"},
-        ),
+        "sgd-g": Method(optimizer=SGDG, lr=0.2, fields=_ROWS),
+        "adam-g": Method(optimizer=AdamG, lr=0.05, fields=_ROWS | {"beta2"}),
         # Rates of Yi (2022), Section 6.2: 1.0 without momentum, 0.1 with.
         "psi-sgd": Method(
             optimizer=PSISGD,

@@ -218,8 +218,8 @@ class Study:
             FileNotFoundError: If a record is missing; `run` trains it.
         """
         store = Store(store) if not isinstance(store, Store) else store
-        configs, frames = self.configs(store), []
-        for place, config in enumerate(configs):
+        frames = []
+        for place, config in enumerate(self.configs(store)):
             record = store.get(config)
             if record is None:
                 raise FileNotFoundError(f"Study: {config.name} is not in {store.path}; call run first.")

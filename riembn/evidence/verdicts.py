@@ -66,10 +66,10 @@ class Settled:
 def settle(differences: Sequence[Difference], questions: Sequence[Question]) -> list[Settled]:
     """The verdicts of comparisons that are decided together, each by its own question."""
     pairs = [(_less_is_better(d, q), q) for d, q in zip(differences, questions, strict=True)]
-    first = holm([_of_all_looks(_asked(d, q), q) for d, q in pairs])
+    p_values = [[min(1.0, p * q.looks) for p in _p_values(d, q)] for d, q in pairs]
+    first = holm([asked for asked, _ in p_values])
     with_margin = [place for place, (_, q) in enumerate(pairs) if q.margin is not None]
-    others = holm([_of_all_looks(_else(*pairs[place]), pairs[place][1]) for place in with_margin])
-    second = dict(zip(with_margin, others, strict=True))
+    second = dict(zip(with_margin, holm([p_values[place][1] for place in with_margin]), strict=True))
     return [
         Settled(
             _verdict(d, q, first[place], second.get(place, 1.0)),
@@ -78,10 +78,6 @@ def settle(differences: Sequence[Difference], questions: Sequence[Question]) -> 
         )
         for place, (d, q) in enumerate(pairs)
     ]
-
-
-def _of_all_looks(p: float, question: Question) -> float:
-    return min(1.0, p * question.looks)
 
 
 def decide(verdicts: Iterable[str], claimed: str = BETTER) -> str:
@@ -124,19 +120,16 @@ def _less_is_better(d: Difference, question: Question) -> Difference:
     return Difference(d.n, -d.difference, d.sd, -d.high, -d.low, d.p)
 
 
-def _asked(d: Difference, question: Question) -> float:
-    """The p-value of what is asked."""
-    if question.asks == "difference" or question.margin is None:
-        return d.p
-    return d.p_within(question.margin) if question.asks == "equivalence" else d.p_below(question.margin)
-
-
-def _else(d: Difference, question: Question) -> float:
-    """The p-value of the other thing that can be found: that nothing differs, or that something does."""
-    assert question.margin is not None
-    if question.asks == "difference":
-        return d.p_within(question.margin)
-    return d.p_outside(question.margin) if question.asks == "equivalence" else d.p_above(question.margin)
+def _p_values(d: Difference, question: Question) -> tuple[float, float]:
+    """Of what is asked, and of the other thing that can be found: that nothing differs, or that something does."""
+    margin = question.margin
+    if margin is None:
+        return d.p, 1.0
+    return {
+        "difference": (d.p, d.p_within(margin)),
+        "equivalence": (d.p_within(margin), d.p_outside(margin)),
+        "not worse": (d.p_below(margin), d.p_above(margin)),
+    }[question.asks]
 
 
 def _verdict(d: Difference, question: Question, asked: float, otherwise: float) -> str:

@@ -33,23 +33,11 @@ def normalize_across(model: nn.Module, devices: Devices, parts: int) -> None:
             setattr(module, "forward", partial(_forward, module, type(module).forward, group))  # noqa: B010
 
 
-class _Mean(torch.autograd.Function):
-    """The mean of a tensor over the devices of a group; its gradient is the mean of theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return _mean(value, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _mean(grad, ctx.group), None
-
-
 def _mean(value: Tensor, group: Any) -> Tensor:
-    value = value.contiguous().clone()
-    torch.distributed.all_reduce(value, group=group)
-    return value / group.size()
+    """The mean of a tensor over the devices of a group; its gradient is the mean of theirs."""
+    from torch.distributed.nn.functional import all_reduce  # not there in every build of torch
+
+    return all_reduce(value, group=group) / group.size()
 
 
 def _forward(module: nn.modules.batchnorm._BatchNorm, alone: Any, group: Any, input: Tensor) -> Tensor:
@@ -58,9 +46,9 @@ def _forward(module: nn.modules.batchnorm._BatchNorm, alone: Any, group: Any, in
     x = input.to(torch.promote_types(input.dtype, torch.float32))
     along = [d for d in range(x.dim()) if d != 1]
     column = [-1] + [1] * (x.dim() - 2)
-    mean = _Mean.apply(x.mean(along), group)
+    mean = _mean(x.mean(along), group)
     centered = x - mean.view(column)
-    var = _Mean.apply(centered.square().mean(along), group)
+    var = _mean(centered.square().mean(along), group)
     output = centered * torch.rsqrt(var + module.eps).view(column)
     if module.weight is not None:
         output = output * module.weight.view(column)

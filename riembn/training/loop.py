@@ -44,15 +44,14 @@ class Run:
     def __init__(
         self,
         config: RunConfig,
-        device: torch.device | str | None,
+        device: torch.device | str,
         data_root: str | Path | None,
         *,
         compile: bool = False,
         devices: Devices | None = None,
     ) -> None:
         self.config = config
-        default = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.devices = devices or Devices(torch.device(default))
+        self.devices = devices or Devices(torch.device(device))
         self.device = self.devices.device
         self.environment = environment(self.device)  # now: the checkout can change while a run lasts
         if self.devices.count > 1:

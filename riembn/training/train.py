@@ -72,7 +72,7 @@ def train(
 
         def trained() -> Record:
             with _ONE_RUN:
-                run = Run(config, None, data_root, compile=compile, devices=devices)
+                run = Run(config, devices.device, data_root, compile=compile, devices=devices)
                 return run.to_record(
                     store.checkpoints(config) if store else None,
                     resume=resume,
