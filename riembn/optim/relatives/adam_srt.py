@@ -37,8 +37,6 @@ class AdamSRT(RowMethod):
     Source: Roburin et al. (2022), arXiv:2006.13382, as released (ymontmarin/adamsrt), with its defaults.
     """
 
-    scale_free = False
-
     def __init__(
         self,
         params: ParamsT,

@@ -12,8 +12,6 @@ from .base import RowMethod, adam_direction, momentum_direction, unit
 
 
 class _Projecting(RowMethod):
-    scale_free = False
-
     def project(self, w: Tensor, g: Tensor, u: Tensor, group: dict[str, Any]) -> tuple[Tensor, float]:
         """``u`` without its part along ``w`` where the gradient is orthogonal to ``w``, and the share of decay left."""
         for shape in (w.shape, (1, -1)):  # row by row, else the tensor as one vector

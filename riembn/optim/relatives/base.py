@@ -25,9 +25,6 @@ class RowMethod(CheckedGroups):
             lies in parts on several devices, or has a row that is zero or not finite. Nothing is changed then.
     """
 
-    scale_free = True
-    """Whether a step's direction stays the same when rows start longer, for a loss that does not see their length."""
-
     def update(self, w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         """One step: the new rows, from the rows ``w`` and their gradient ``g``, shape ``(rows, fan_in)`` each.
 

@@ -32,8 +32,6 @@ class RadialBrakeSGD(RowMethod):
     shares are its defaults, rate and momentum the book's baseline.
     """
 
-    scale_free = False
-
     def __init__(
         self,
         params: ParamsT,
