@@ -267,7 +267,7 @@ def test_no_memory_to_work_in_is_an_error(monkeypatch):
     before = p.detach().clone()
     monkeypatch.setattr(cpu, "_rows", lambda *_: (0, 2**58))  # nothing to move, 2^61 bytes a thread to move it in
     with pytest.raises(MemoryError, match="no memory for the fused optimizer step"):
-        cpu.sgd_g([p], [p], [torch.zeros(3, 4)], CHANNEL, 0.1, 0.9, 0.1)
+        cpu.sgd_g([[p], [p], [torch.zeros(3, 4)]], CHANNEL, 0.1, 0.9, 0.1)
     assert torch.equal(p, before)
 
 

@@ -221,7 +221,7 @@ def test_gradients_of_another_type_than_their_weight(dtype):
         reference.step_rows("sgd-g", p.cpu(), g.cpu(), {}, **options)
         for p, g in zip(params, grads, strict=True)
     ]
-    cuda.sgd_g(params, grads, momenta, CHANNEL, **options)
+    cuda.sgd_g([params, grads, momenta], CHANNEL, **options)
     for p, m, (w, state) in zip(params, momenta, expected, strict=True):
         torch.testing.assert_close(p.double().cpu(), w, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(m.double().cpu(), state["momentum_buffer"], rtol=1e-5, atol=1e-6)
@@ -367,11 +367,11 @@ def test_kernels_that_are_wrong_are_told_of_once_and_left(method, fault, first_t
     name = method.replace("-", "_")
     right = getattr(cuda, name)
 
-    def wrong(params, *columns, **options):
+    def wrong(columns, *rest, **options):
         if fault == "no kernel":
             raise RuntimeError("ptxas died\nof this and that")
-        right(params, *columns, **options)
-        params[-1].mul_(1.001 if fault == "a wrong step" else math.nan)
+        right(columns, *rest, **options)
+        columns[0][-1].mul_(1.001 if fault == "a wrong step" else math.nan)
 
     monkeypatch.setattr(cuda, name, wrong)
     why = {"a wrong step": "weights 0.00. apart", "no number": "weights nan apart", "no kernel": "RuntimeError: ptxas"}

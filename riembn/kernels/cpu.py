@@ -6,6 +6,7 @@ import ctypes
 import functools
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,31 +33,25 @@ def takes(p: Tensor, layout: Layout) -> bool:
 
 
 def sgd_g(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
+    columns: Sequence[Sequence[Tensor]],
     layout: Layout,
     lr: float | Tensor,
     momentum: float,
     grad_clip: float | None,
     *_: Tensor | None,
 ) -> None:
-    """One step of SGD-G in place; all of one type, and `takes` true of every parameter.
+    """One step of SGD-G in place; ``columns``: weights, gradients, momentum.
 
-    What a gradient scaler leaves to a step (the last arguments) it leaves on a CUDA device only.
+    All are of one type, and `takes` is true of every weight. What a gradient scaler leaves to a step (the last
+    arguments) it leaves on a CUDA device only.
     """
-    with _Tables(params, grads, momentum_buffers, layout) as t:
+    with _Tables(columns, layout) as t:
         scalars = map(ctypes.c_double, (float(lr), momentum, _bound(grad_clip)))
-        _call("sgd_g", params, *t.sizes, *t.addresses, t.longest, _threads(), *scalars)
-    increment_version([*params, *momentum_buffers])
+        _call("sgd_g", columns[0], *t.sizes, *t.addresses, t.longest, _threads(), *scalars)
 
 
 def adam_g(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor],
+    columns: Sequence[Sequence[Tensor]],
     layout: Layout,
     lr: float | Tensor,
     betas: tuple[float, float],
@@ -64,29 +59,25 @@ def adam_g(
     grad_clip: float | None,
     *_: Tensor | None,
 ) -> None:
-    """One step of Adam-G in place; ``steps``: the count of each parameter, this step included; else as `sgd_g`."""
+    """One step of Adam-G in place; ``columns``: weights, gradients, both moments, step counts; else as `sgd_g`.
+
+    A count is one of each weight, this step included.
+    """
+    *moved, steps = columns
     rates = [float(lr * bias_correction(betas, int(t))) for t in steps]
-    with _Tables(params, grads, exp_avgs, layout, exp_avg_sqs) as t:
-        corrected = (ctypes.c_double * len(params))(*rates)
+    with _Tables(moved, layout) as t:
+        corrected = (ctypes.c_double * len(rates))(*rates)
         scalars = map(ctypes.c_double, (*betas, eps, _bound(grad_clip)))
-        _call("adam_g", params, *t.sizes, *t.addresses, corrected, t.longest, _threads(), *scalars)
-    increment_version([*params, *exp_avgs, *exp_avg_sqs])
+        _call("adam_g", columns[0], *t.sizes, *t.addresses, corrected, t.longest, _threads(), *scalars)
 
 
 def psi_sgd(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor] | None,
-    layout: Layout,
-    lr: float | Tensor,
-    momentum: float,
-    *_: Tensor | None,
+    columns: Sequence[Sequence[Tensor]], layout: Layout, lr: float | Tensor, momentum: float, *_: Tensor | None
 ) -> None:
-    """One step of PSI-SGD in place; arguments as for `sgd_g`."""
-    with _Tables(params, grads, momentum_buffers, layout) as t:
+    """One step of PSI-SGD in place; as `sgd_g`, but without momentum there is no column of it."""
+    with _Tables(columns, layout) as t:
         scalars = map(ctypes.c_double, (float(lr), momentum))
-        _call("psi_sgd", params, *t.sizes, *t.addresses, _threads(), *scalars)
-    increment_version([*params, *(momentum_buffers or ())])
+        _call("psi_sgd", columns[0], *t.sizes, *t.addresses, _threads(), *scalars)
 
 
 def bias_correction(betas: tuple[float, float], t: int) -> float:
@@ -97,14 +88,8 @@ def bias_correction(betas: tuple[float, float], t: int) -> float:
 class _Tables:
     """Sizes and addresses as C arrays; what lies in another order than its weight is copied, and state copied back."""
 
-    def __init__(
-        self,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        moments: Sequence[Tensor] | None,
-        layout: Layout,
-        row_values: Sequence[Tensor] = (),
-    ) -> None:
+    def __init__(self, columns: Sequence[Sequence[Tensor]], layout: Layout) -> None:
+        params, grads, *states = columns
         found = [_rows(p.shape, p.stride(), layout) for p in params]
         rows, fan_in = zip(*(size for size in found if size is not None), strict=True)
         integers = ctypes.c_int64 * len(params)
@@ -112,12 +97,11 @@ class _Tables:
         self.longest = ctypes.c_int64(max(fan_in))
         # alive until the call is over
         self._grads = [_like(g, p) for g, p in zip(grads, params, strict=True)]
-        aligned = [_like(m, p) for m, p in zip(moments or (), params, strict=bool(moments))]
-        contiguous = [v if v.is_contiguous() else v.contiguous() for v in row_values]
-        self._own, self._used = [*(moments or ()), *row_values], [*aligned, *contiguous]
-        missing: list[Tensor | None] = [None] * len(params)
-        columns = [params, self._grads, aligned or missing, *([contiguous] if contiguous else [])]
-        self.addresses = [_addresses(column) for column in columns]
+        used = [[_like(m, p) for m, p in zip(column, params, strict=True)] for column in states[:1]]
+        used += [[v.contiguous() for v in column] for column in states[1:]]  # one value a row
+        self._params, self._own, self._used = params, [*chain(*states)], [*chain(*used)]
+        missing: list[Sequence[Tensor | None]] = [[None] * len(params)]
+        self.addresses = [_addresses(column) for column in (params, self._grads, *(used or missing))]
 
     def __enter__(self) -> _Tables:
         return self
@@ -126,6 +110,7 @@ class _Tables:
         for own, used in zip(self._own, self._used, strict=True):
             if own is not used:
                 own.copy_(used)
+        increment_version([*self._params, *self._own])  # autograd does not see what the library writes
 
 
 def _like(t: Tensor, p: Tensor) -> Tensor:

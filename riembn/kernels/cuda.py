@@ -71,9 +71,7 @@ def takes(p: Tensor, layout: Layout) -> bool:
 
 
 def sgd_g(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
+    columns: Sequence[Sequence[Tensor]],
     layout: Layout,
     lr: float | Tensor,
     momentum: float,
@@ -83,10 +81,13 @@ def sgd_g(
     *,
     tables: Tables | None = None,
 ) -> Tables | None:
-    """One step of SGD-G in place; all on one device, and `takes` true of every parameter.
+    """One step of SGD-G in place; all on one device, and `takes` true of every weight.
 
     Args:
+        columns: Weights, gradients, momentum.
+        layout: How the weights are read as rows.
         lr: A number, or a one-element tensor on the device, which is read there.
+        momentum, grad_clip: As the optimizer's.
         grad_scale: A one-element tensor that the gradients are divided by.
         found_inf: A one-element tensor; nothing changes where it is not zero.
         tables: What an earlier step of tensors of these shapes, strides, types and addresses returned; then the tensors
@@ -96,16 +97,12 @@ def sgd_g(
         Tables for steps of tensors that lie where these do; None where there can be none.
     """
     options = _scalars(momentum, 0.0, 0.0, 0.0, grad_clip)
-    return _launch("manifold_step", (params, grads, momentum_buffers), layout, lr, grad_scale, found_inf, options,
+    return _launch("manifold_step", columns, layout, lr, grad_scale, found_inf, options,
                    tables, ADAM=False, CLIPPED=grad_clip is not None)  # fmt: skip
 
 
 def adam_g(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avgs: Sequence[Tensor],
-    exp_avg_sqs: Sequence[Tensor],
-    steps: Sequence[Tensor],
+    columns: Sequence[Sequence[Tensor]],
     layout: Layout,
     lr: float | Tensor,
     betas: tuple[float, float],
@@ -116,11 +113,14 @@ def adam_g(
     *,
     tables: Tables | None = None,
 ) -> Tables | None:
-    """One step of Adam-G in place; ``steps``: float32 counts on the device, this step included; else as `sgd_g`."""
+    """One step of Adam-G in place; ``columns``: weights, gradients, both moments, step counts; else as `sgd_g`.
+
+    A count is a float32 number on the device, this step included.
+    """
     options = _scalars(*betas, 1 - betas[1], eps, grad_clip)
+    *others, exp_avg_sqs, steps = columns
     one_by_one = [*exp_avg_sqs] if tables else [v.contiguous() for v in exp_avg_sqs]
-    columns = params, grads, exp_avgs, one_by_one, steps
-    tables = _launch("manifold_step", columns, layout, lr, grad_scale, found_inf, options,
+    tables = _launch("manifold_step", [*others, one_by_one, steps], layout, lr, grad_scale, found_inf, options,
                      tables, ADAM=True, CLIPPED=grad_clip is not None)  # fmt: skip
     if any(map(is_not, exp_avg_sqs, one_by_one)):
         torch._foreach_copy_([*exp_avg_sqs], one_by_one)
@@ -129,9 +129,7 @@ def adam_g(
 
 
 def psi_sgd(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor] | None,
+    columns: Sequence[Sequence[Tensor]],
     layout: Layout,
     lr: float | Tensor,
     momentum: float,
@@ -140,8 +138,7 @@ def psi_sgd(
     *,
     tables: Tables | None = None,
 ) -> Tables | None:
-    """One step of PSI-SGD in place; arguments as for `sgd_g`."""
-    columns = (params, grads) if momentum_buffers is None else (params, grads, momentum_buffers)
+    """One step of PSI-SGD in place; as `sgd_g`, but without momentum there is no column of it."""
     return _launch("psi_step", columns, layout, lr, grad_scale, found_inf, (momentum,),
                    tables, MOMENTUM=len(columns) > 2)  # fmt: skip
 

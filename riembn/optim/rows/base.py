@@ -44,8 +44,8 @@ class RowOptimizer(CheckedGroups):
     _lists: ClassVar[Callable[..., None]]
     """``(batch, **options)``: a `Batch` of such views."""
     _kernel: ClassVar[str]
-    """Of the modules of `kernels` the function that takes a step: ``(weights, gradients, *states, layout, *options,
-    *scaling)``, None for the states of a method that keeps none."""
+    """Of the modules of `kernels` the function that takes a step: ``(columns, layout, *options, *scaling)``, the
+    columns being weights, gradients, and each kind of state."""
 
     _last: dict[int, Last | None] | None = None
     """By a group's number what its last step was taken with; copies and checkpoints are made without it."""
@@ -154,9 +154,8 @@ class RowOptimizer(CheckedGroups):
         **tables: kernels.cuda.Tables,
     ) -> kernels.cuda.Tables | None:
         """A step by kernels; what a next one like it needs."""
-        params, grads, *states = columns
         step = getattr(taken_by, self._kernel)
-        return step(params, grads, *(states or [None]), layout, *options.values(), *scaling, **tables)
+        return step(columns, layout, *options.values(), *scaling, **tables)
 
     def _by_kernels(
         self, columns: list[list[Any]], layout: Layout, group: dict[str, Any]
