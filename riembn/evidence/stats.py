@@ -96,7 +96,6 @@ def compare(
     less_is_better: bool = True,
     margin: float | None = None,
     looks: int = 1,
-    seeds: Sequence[int] | None = None,
 ) -> pandas.DataFrame:
     """Each group against a baseline, seed by seed: equal seeds share initial weights and order of the data.
 
@@ -111,7 +110,6 @@ def compare(
         less_is_better: Whether the smaller value is the better one.
         margin: Differences below it do not matter: a comparison that shows so is *equivalent within* it.
         looks: How many times these runs were compared, each time with more seeds; p-values are multiplied by it.
-        seeds: The seeds every group must have; None: those that any group has.
 
     Returns:
         One row a comparison: ``within``, ``by``, ``n``; ``difference`` (mean over seeds, minus the baseline), ``sd``
@@ -125,7 +123,7 @@ def compare(
         ValueError: If a group lacks a seed or has one twice, or the baseline or what is asked is missing.
     """
     fields, baseline = [*_listed(within), by], _key(baseline)
-    groups = _by_seed(frame, fields, value, seeds, "compare")
+    groups = _by_seed(frame, fields, value, None, "compare")
     cells: list[dict[str, Any]] = []
     found: list[Difference] = []
     for group, values in groups.items():
@@ -140,9 +138,7 @@ def compare(
         found.append(difference(list(values), list(groups[(*group[:-1], baseline)])))
     if not cells:
         raise ValueError(f"compare: nothing to compare with {by}={baseline!r}; {by} has no other value.")
-    table = pandas.DataFrame(
-        [{**cell, **dataclasses.asdict(d)} for cell, d in zip(cells, found, strict=True)]
-    )
+    table = pandas.DataFrame([{**cell, **dataclasses.asdict(d)} for cell, d in zip(cells, found, strict=True)])
     wanted = (asked or {}).items()
     places = [i for i, cell in enumerate(cells) if all(cell.get(name) in values for name, values in wanted)]
     if not places:

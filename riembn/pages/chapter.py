@@ -187,7 +187,8 @@ def _accept(value: Any, hint: Any, choices: tuple[Any, ...]) -> Any:
         return _accept(value, hint, choices)
     if origin is list or hint is list:
         if not isinstance(value, (list, tuple)) or not value:
-            raise ValueError(f"expected a list with at least one entry{_of(inside)}")
+            each = f", each {_name(inside[0])}" if inside else ""
+            raise ValueError(f"expected a list with at least one entry{each}")
         return [_accept(entry, inside[0] if inside else type(entry), choices) for entry in value]
     if hint is tuple and type(value) is list:
         value = tuple(value)
@@ -212,10 +213,6 @@ def _literal(text: str) -> Any:
         with suppress(ValueError, SyntaxError):
             return read(text)
     return text
-
-
-def _of(inside: tuple[Any, ...]) -> str:
-    return f", each {_name(inside[0])}" if inside else ""
 
 
 def _name(hint: Any) -> str:

@@ -95,7 +95,6 @@ def dots(
         label: Another name than the method's.
     """
     style = look(method, index)
-
     name = style.label if label is None else label
 
     def draw(kind: str, positions: Any, results: Any, *marker: str, **options: Any) -> None:
