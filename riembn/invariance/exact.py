@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from riembn.invariance.heap import Heap
-from riembn.invariance.patches import CONVOLUTIONS, convolve
+from riembn.invariance.patches import CONVOLUTIONS, Patches
 
 # In place of eps, which torch wants positive. What is normalized is brought to size 1 first, so that this is below
 # rounding beside any variance.
@@ -108,9 +108,9 @@ class Exact(TorchFunctionMode):
                 self._normalize(func, bound.arguments)
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
-        if func in CONVOLUTIONS:
-            func = partial(convolve, self._heap, func)
-        result = self._call(func, args, kwargs, in_place)
+        slices = func in CONVOLUTIONS and not torch.jit.is_tracing()  # which would note them as the model's
+        with Patches(self._heap) if slices else contextlib.nullcontext():
+            result = self._call(func, args, kwargs, in_place)
         self._heap.look()
         return result if in_place else _wide(result)
 

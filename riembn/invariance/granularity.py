@@ -75,10 +75,14 @@ class Weight:
         points = (self.own_point, *self.points)
         return all(p[self.name].total_size < _FAINT for p in points if self.name in p)
 
+    @property
+    def flat(self) -> bool:
+        """Whether there is no slope without an eps, as in rows of one entry: rescaling alone tells of those."""
+        return all(p[self.name].total_size < SILENT for p in self.points if self.name in p)
+
     def propose(self) -> None:
         """Choose the finest layout in which the gradient is tangent at every point, and large enough to tell."""
-        # Without an eps, rows of one entry have no slope at all: rescaling alone tells of those.
-        flat = all(p[self.name].total_size < SILENT for p in self.points if self.name in p)
+        flat = self.flat
         self._choose(
             lambda layout, joint: bool(self._tangent(layout, joint).all()) and (flat or self._tells(layout, joint))
         )

@@ -3,48 +3,94 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from riembn.invariance.heap import Heap
 
 CONVOLUTIONS: set[Callable[..., Any]] = {torch.conv1d, torch.conv2d, torch.conv3d}
+_FORWARD, _BACKWARD = torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default
+
+# Each slice has a gradient of the weight, and torch's copies of it, which glibc puts beside those of the last one. So
+# much has to be saved, in sizes of the weight; at three, memory grew.
+_OF_A_WEIGHT = 4
 
 
-def convolve(
-    heap: Heap,
-    func: Callable[..., Any],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    *rest: Any,
-    **options: Any,
-) -> Tensor:
-    """One of ``CONVOLUTIONS``, by slices of the batch if the patches of all of it take more than a step of the heap.
+class Patches(TorchDispatchMode):
+    """Inside, convolutions on the CPU and their gradients go through a batch by slices, where that saves memory.
 
-    To rounding it is the same function of its inputs, with the same gradients.
+    This is below the graph of gradients, which stays as it is; so do all numbers, to rounding.
+
+    Args:
+        heap: The patches of a slice take a step of it, or are those of one image.
     """
-    count = _at_a_time(heap, input, weight, stride)
-    if count is None:
-        return func(input, weight, bias, stride, *rest, **options)
-    done = []
-    for images in input.split(count):
-        done.append(func(images, weight, bias, stride, *rest, **options))
-        heap.look()
-    return torch.cat(done)
+
+    def __init__(self, heap: Heap) -> None:
+        super().__init__()
+        self._heap = heap
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        with torch._C.DisableTorchFunction():  # modes would take it for something that the model does
+            if func is _FORWARD:
+                images, weight, _, stride, _, _, transposed, *_ = args
+                count = self._at_a_time(images, weight, stride, transposed, self._heap.step)
+                if count is not None:
+                    return self._forward(images, count, *args[1:])
+            if func is _BACKWARD:
+                _, images, weight, _, stride, _, _, transposed, *_ = args
+                least = max(self._heap.step, _OF_A_WEIGHT * weight.nbytes)
+                count = self._at_a_time(images, weight, stride, transposed, least)
+                if count is not None:
+                    return self._backward(*args[:2], count, *args[2:])
+            return func(*args, **(kwargs or {}))
+
+    def _forward(self, images: Tensor, count: int, *rest: Any) -> Tensor:
+        out: Tensor | None = None
+        for start, part in zip(range(0, len(images), count), images.split(count), strict=True):
+            done = _FORWARD(part, *rest)
+            out = _of_size(len(images), done) if out is None else out
+            out[start : start + count] = done
+            del done
+            self._heap.look()
+        assert out is not None
+        return out
+
+    def _backward(self, outer: Tensor, images: Tensor, count: int, *rest: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of the images, the weight and the bias; None where none is asked for."""
+        of_images: Tensor | None = None
+        sums: list[Tensor | None] = []
+        starts = range(0, len(images), count)
+        for start, *parts in zip(starts, outer.split(count), images.split(count), strict=True):
+            done, *more = _BACKWARD(*parts, *rest)
+            if done is not None:
+                of_images = _of_size(len(images), done) if of_images is None else of_images
+                of_images[start : start + count] = done
+            sums = [a if a is None else a.add_(b) for a, b in zip(sums, more, strict=True)] if sums else more
+            del done, more
+            self._heap.look()
+        return of_images, *sums
+
+    def _at_a_time(
+        self, images: Tensor, weight: Tensor, stride: Sequence[int], transposed: bool, least: float
+    ) -> int | None:
+        """How many images have room; None for all of them, or if less than ``least`` bytes would be saved."""
+        kernel, samples = math.prod(weight.shape[2:]), images.shape[0]
+        plain = type(images) is Tensor and images.dtype == torch.float64 and images.device.type == "cpu"
+        if not plain or transposed or kernel == 1 or images.dim() != weight.dim():
+            return None
+        patches = images.nbytes // max(samples, 1) * kernel // max(math.prod(stride), 1)
+        count = max(1, int(self._heap.step // max(patches, 1)))
+        return count if (samples - count) * patches > least else None
 
 
-def _at_a_time(heap: Heap, input: Tensor, weight: Tensor, stride: int | tuple[int, ...]) -> int | None:
-    """How many samples have room; None for all of them."""
-    batched, kernel = input.dim() == weight.dim() > 2, math.prod(weight.shape[2:])
-    if not batched or kernel == 1 or len(input) < 2 or input.device.type != "cpu":
-        return None
-    steps = stride ** (weight.dim() - 2) if isinstance(stride, int) else math.prod(stride)
-    # Those of a grouped convolution are made group by group, but glibc uses the place of none again.
-    patches = input[0].nbytes * kernel // steps
-    count = max(1, int(heap.step // max(patches, 1)))
-    return count if count < len(input) else None
+def _of_size(count: int, part: Tensor) -> Tensor:
+    """An empty tensor for so many images, which lie in memory as those of the part do."""
+    order = [0, *sorted(range(1, part.dim()), key=part.stride, reverse=True)]
+    empty = part.new_empty([count, *(part.shape[d] for d in order[1:])])
+    return empty.permute([order.index(d) for d in range(part.dim())])

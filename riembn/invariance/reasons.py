@@ -130,7 +130,7 @@ class Reasons:
                 if norm or obstacle:
                     found.append((norm, obstacle))
                 else:
-                    queue.append((consumer, concatenated or _joins_channels(consumer)))
+                    queue.append((consumer, concatenated or _kind(consumer).startswith("Cat")))
         return found
 
     def _meets(self, node: Node, consumer: Node, concatenated: bool) -> tuple[str, str]:
@@ -174,10 +174,6 @@ class Reasons:
 def _kind(node: Node) -> str:
     """The function of a node: "Gelu" for GeluBackward0."""
     return str(node.name()).rpartition("::")[2].partition("Backward")[0]
-
-
-def _joins_channels(node: Node) -> bool:
-    return _kind(node).startswith("Cat") and node._saved_dim != 0
 
 
 def _is_instance_norm(node: Node, consumers: Sequence[Node]) -> bool:

@@ -104,14 +104,18 @@ class Trial:
                 weight.refusal = "no gradient reaches it: the output changes with it in jumps, if at all"
         # No slope, so look from afar: other numbers, signs included, in place of these.
         silent = [w for w in self.weights if w.reached and w.silent]
-        for weight, change in self._without_effect(silent):
-            if change <= SILENT:
-                weight.refusal = "unused: the output does not change with it on this example"
-            else:
-                weight.refusal = f"next to no influence: random numbers in its place move the output by {change:.0e}"
+        for alike in ([w for w in silent if w.flat], [w for w in silent if not w.flat]):
+            for weight, change in self._without_effect(alike):
+                if change <= SILENT:
+                    weight.refusal = "unused: the output does not change with it on this example"
+                else:
+                    weight.refusal = (
+                        "next to no influence: random numbers in its place move the output by less than "
+                        f"{TOLERANCE:.0e} on this example"
+                    )
 
     def _without_effect(self, silent: list[Weight]) -> list[tuple[Weight, float]]:
-        """Those that other numbers can replace, and by how much the output moves as they do, together."""
+        """Those that other numbers can replace, and by how much the output moves as several of them are replaced."""
         if not silent or not self._affordable(4):
             return []
         change, _ = self._changed({w.name: self._noise for w in silent})

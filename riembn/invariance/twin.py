@@ -17,6 +17,7 @@ from riembn.invariance.exact import Exact, widened
 from riembn.invariance.example import arguments, enough_samples, first_samples, mapped, tensors
 from riembn.invariance.heap import Heap
 from riembn.invariance.offload import Offload
+from riembn.invariance.patches import Patches
 from riembn.invariance.radial import Radial, radial
 from riembn.invariance.state import EPS_NAMES, State, random_state
 
@@ -24,6 +25,7 @@ Loss = Callable[[Any], Tensor]
 Edit = Callable[[Tensor], None]
 """Changes a parameter in place."""
 
+_LEAST_STEP = 2**20  # bytes: to give fewer back takes longer than they are worth
 _RANDOM_DEPTH = re.compile("drop|stochastic", re.IGNORECASE)
 
 
@@ -76,7 +78,7 @@ class Twin:
                 module.training = False
         self.parameters = dict(self.model.named_parameters())
         self._state = State(self.model)
-        self._heap = Heap(sum(p.nbytes for p in self.parameters.values()) / 8)
+        self._heap = Heap(max(sum(p.nbytes for p in self.parameters.values()) / 8, _LEAST_STEP))
         for parameter in self.parameters.values():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_()  # a frozen one can be unfrozen later
@@ -145,7 +147,7 @@ class Twin:
         try:
             # In one thread and in the mode, because checkpointed parts are computed again on the way; by the engine
             # itself, because Tensor.backward leaves a mode that it is called in.
-            with torch.autograd.set_multithreading_enabled(False), mode:
+            with torch.autograd.set_multithreading_enabled(False), Patches(self._heap), mode:
                 Variable._execution_engine.run_backward(
                     (total,), (torch.ones_like(total),), False, False, (), allow_unreachable=True, accumulate_grad=True
                 )
