@@ -7,7 +7,7 @@ from typing import Any
 
 Target = dict[str, Any]
 _CPU_SETS = ("vgg-13", "resnet-18", "wrn-28-10")
-_LARGE = 12e6  # bytes of weights, beside which what the libraries keep for themselves is little
+_LARGE = 10e6  # bytes of weights, beside which what the libraries keep for themselves is little
 _SLOW = ("geoopt RiemannianSGD", "SGD-G plain eager")
 
 

@@ -51,8 +51,8 @@ def split(
     hooks run on the copy. Two more passes at the network's own parameters and eps tell what its eps costs.
     There are four passes in most networks, 16 at most. The copy takes twice the memory of float32 weights.
     What a forward pass in float64 keeps for its gradients waits in a temporary file (in ``TMPDIR``), or in
-    memory where the disk has no room or the model is on a GPU. For 12 MB of weights and more, with four images of
-    64 × 64, the process grew by less than five times the weights; a convolution of larger images takes more.
+    memory where the disk has no room or the model is on a GPU. For 10 MB of weights and more, with four images of
+    64 × 64, the process grew by less than five times the weights; larger images take more.
 
     Of a network that draws random numbers in forward, several random states are looked at. An eps that is not
     known as one (in a normalization written by hand) stays; a weight that is invariant but for it counts, and
