@@ -123,6 +123,17 @@ def second_cell() -> list[Study]:
     return _tuned_alike(cell(dataset="cifar10-jpeg"), tune=tune, **AGAIN["B"])
 
 
+def larger_decay() -> list[Study]:
+    """Block B2 (a control of B): SGD at four times the larger decay of its grid, on held-out images; chooses nothing.
+
+    The rates are lower, since rate times decay sets the balance of lengths. Beside them what block B chose.
+    """
+    base = cell(dataset="cifar10-jpeg", holdout=5_000, evaluate_at=(12,), lr=0.1, weight_decay=2e-3)
+    seeds = range(102, 105)
+    larger = {"lr": [0.0125, 0.025, 0.05, 0.1]}
+    return [Study(base, seeds=seeds), Study(base.replace(weight_decay=8e-3), vary=larger, seeds=seeds)]
+
+
 def _tuned_alike(base: RunConfig, **changes: Any) -> list[Study]:
     """Each method at its best rate of five, or of the tries given, on the seeds given; else with block A's settings."""
     rates = {"sgd": _RATES[1:], "sgd-g": _RATES[1:], "adam-g": _RATES_ADAM[:5]}
@@ -298,6 +309,7 @@ DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "H": rest_rates,
     "A2": split_rates,
     "B": second_cell,
+    "B2": larger_decay,
     "G": residual_networks,
     "L": whole_network,
 }
