@@ -108,7 +108,7 @@ def test_seeds_that_were_added_after_a_look_count_twice():
 
 
 @pytest.mark.parametrize(
-    ("block", "network", "before", "looks"), [("L", "vgg-13", "SGD-G ", 2), ("B", "vgg-11", "", 3)]
+    ("block", "network", "before", "looks"), [("L", "vgg-13", "SGD-G ", 2), ("B", "vgg-11", "", 4)]
 )
 def test_what_was_looked_at_before_counts_as_often(block, network, before, looks):
     frame = Store(RECORDS).frame()
