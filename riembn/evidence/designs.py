@@ -25,10 +25,11 @@ SEEDS = range(10)
 # again. Block L was looked at when SGD and SGD-G had four of its six seeds. Block B was looked at when rates alone had
 # been tuned, with six seeds, and before its last tries. P-values allow for that.
 AGAIN: dict[str, dict[str, Any]] = {
+    "A": {"looks": 2},
     "C": {"seeds": range(12), "looks": 2},
     "E": {"seeds": range(20), "looks": 2},
     "L": {"seeds": range(6), "looks": 2},
-    "B": {"seeds": range(12), "looks": 4},
+    "B": {"seeds": range(12), "looks": 5},
 }
 # Channels, height and width of the images, and how many train.
 _IMAGES = {
@@ -39,17 +40,37 @@ _IMAGES = {
     "svhn": (3, 32, 604_388),
 }
 
+
+def _halved(last: float, count: int) -> tuple[float, ...]:
+    """Rates up to the last, each twice the one before."""
+    return tuple(last / 2**times for times in reversed(range(count)))
+
+
+def _each(rates: Iterable[float], **fields: float) -> list[dict[str, float]]:
+    """A try a rate, other fields being the same."""
+    return [{"lr": lr, **fields} for lr in rates]
+
+
+def _varied(tries: list[dict[str, float]], rest_lr: Iterable[float], at: float) -> list[dict[str, float]]:
+    """Tries at several rates of the rest, and at one of these with more decay, which acts on the rest alone."""
+    more = [{"rest_lr": rate} for rate in rest_lr]
+    more += [{"rest_lr": at, "weight_decay": decay} for decay in (2e-3, 8e-3)]
+    return [{**one, **fields} for fields in more for one in tries]
+
+
 # The first five, or the last, were tried first. Where a method was best at an end of them, all methods got a sixth.
-_RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-_RATES_ADAM = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
+_RATES = _halved(0.8, 6)
+_RATES_ADAM = _halved(0.4, 6)
 _REST = (0.01, 0.1)
 # PSI-SGD's are those of its paper, 0.1 with momentum and 1.0 without, and four more.
-_PSI = [{"lr": lr} for lr in (0.025, 0.05, 0.1, 0.2, 0.4)] + [{"lr": 1.0, "momentum": 0.0}]
+_PSI: list[dict[str, float]] = [*_each(_halved(0.4, 5)), {"lr": 1.0, "momentum": 0.0}]
+# Rate times decay sets the balance of lengths, so SGD's best rate falls as its decay grows, and its rates with it.
+_BY_DECAY = {5e-4: 0.8, 2e-3: 0.8, 8e-3: 0.4, 3.2e-2: 0.1, 0.128: 0.025}
 _TRIES: dict[str, Any] = {
-    "sgd": {"lr": _RATES, "weight_decay": (5e-4, 2e-3)},
-    "sgd-g": {"lr": _RATES, "rest_lr": _REST},
-    "adam-g": {"lr": _RATES_ADAM, "rest_lr": _REST},
-    "psi-sgd": [{**one, "rest_lr": rest_lr} for one in _PSI for rest_lr in _REST],
+    "sgd": [one for decay, last in _BY_DECAY.items() for one in _each(_halved(last, 6), weight_decay=decay)],
+    "sgd-g": _varied(_each(_RATES), (0.0025, *_REST), at=0.01),
+    "adam-g": _varied(_each(_RATES_ADAM), (0.0025, *_REST), at=0.01),
+    "psi-sgd": _varied(_PSI, (0.0025, *_REST), at=0.01),
 }
 _RATES_ALONE: dict[str, Any] = {
     "sgd": {"lr": _RATES}, "sgd-g": {"lr": _RATES}, "adam-g": {"lr": _RATES_ADAM}, "psi-sgd": _PSI,
@@ -77,7 +98,7 @@ def cell(**fields: object) -> RunConfig:
 
 def ends() -> list[Study]:
     """Block A (C1, C2, C3, P3): test error and clean training loss at the end, each method tuned alike."""
-    return [Study(cell(), methods=METHODS, settings=_PAPER, baseline="sgd", seeds=SEEDS, tune=_TRIES)]
+    return [Study(cell(), methods=METHODS, settings=_PAPER, baseline="sgd", seeds=SEEDS, tune=_TRIES, **AGAIN["A"])]
 
 
 def ends_without_decay() -> list[Study]:
@@ -99,7 +120,8 @@ def split_rates() -> list[Study]:
 
     The angle is SGD's at its tuned setting, in the epoch before the first drop; a pilot on three other seeds met it.
     """
-    tries = {"sgd": _TRIES["sgd"], "sgd-split": {"lr": _RATES, "rest_lr": _REST}}
+    tries = {"sgd": _TRIES["sgd"], "sgd-split": [one | {"rest_lr": r} for one in _each(_RATES) for r in _REST]}
+    tries["sgd-split"] += [{**one, "rest_lr": 0.1} for one in _TRIES["sgd"] if 5e-4 < one["weight_decay"] < 0.1]
     matched = {"sgd-g": {"lr": 0.165, "rest_lr": 0.01, "alpha": 0.1, "weight_decay": 5e-4}}
     tuned = cell(lr=0.2, weight_decay=2e-3)
     return [
@@ -115,12 +137,13 @@ def second_cell() -> list[Study]:
     Then, beside the rate, came what block A tunes; then six more seeds; then four times the larger decay for SGD, at
     which block B2 had found it better, and four times the larger rate of the rest for the others.
     """
-    rest: Any = {"rest_lr": (*_REST, 0.4)}
+    rest = (*_REST, 0.4)
+    lasts = {5e-4: 0.8, 2e-3: 0.8, 8e-3: 0.8, 3.2e-2: 0.2, 0.128: 0.05}
     tune: dict[str, Any] = {
-        "sgd": {"lr": (0.0125, *_RATES), "weight_decay": (5e-4, 2e-3, 8e-3)},
-        "sgd-g": {"lr": (0.0125, *_RATES), **rest},
-        "adam-g": {"lr": (0.003125, 0.00625, *_RATES_ADAM[:5]), **rest},
-        "psi-sgd": [{**one, "rest_lr": rest_lr} for one in [{"lr": 0.0125}, *_PSI] for rest_lr in rest["rest_lr"]],
+        "sgd": [one for decay, last in lasts.items() for one in _each(_halved(last, 7), weight_decay=decay)],
+        "sgd-g": _varied(_each(_halved(0.8, 7)), rest, at=0.1),
+        "adam-g": _varied(_each(_halved(0.2, 7)), rest, at=0.1),
+        "psi-sgd": _varied([*_each([0.0125]), *_PSI], rest, at=0.4),
     }
     return _tuned_alike(cell(dataset="cifar10-jpeg"), tune=tune, **AGAIN["B"])
 
