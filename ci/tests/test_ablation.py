@@ -160,7 +160,7 @@ def test_tuning_says_what_it_chose_and_whether_at_the_edge(tmp_path, page):
     study.run(tmp_path, device="cpu")
     pages.tuning(study, tmp_path)
     best = study.tuned(tmp_path).query("best")["lr"].item()
-    assert f"lr {best:g}" in page[0] and "0.1 to 0.2" in page[0] and ">yes<" in page[0]
+    assert f"lr {best:g}" in page[0] and "0.1 to 0.2" in page[0] and ">lr<" in page[0]
 
 
 def test_values_of_a_page_are_compared_like_those_of_a_record(study, store, page):

@@ -17,7 +17,7 @@ from riembn.evidence.claims import CLAIMS, NOT_TESTED, PROVED, PROVED_IN_PART, _
 from riembn.evidence.designs import DESIGNS
 from riembn.evidence.intervals import smallest_detectable
 from riembn.evidence.readings import predicted_angle
-from riembn.evidence.settings import TUNING_SEEDS, prepare
+from riembn.evidence.settings import TUNING_SEEDS, edges, prepare
 from riembn.experiment import Record, Store, preset
 from riembn.experiment.record import COLUMNS
 from riembn.geometry import sphere
@@ -107,12 +107,11 @@ def test_seeds_that_were_added_after_a_look_count_twice():
     assert p_of[11] == pytest.approx(2 * p_of[10])
 
 
-@pytest.mark.parametrize(
-    ("block", "network", "before", "looks"), [("L", "vgg-13", "SGD-G ", 2), ("B", "vgg-11", "", 4)]
-)
-def test_what_was_looked_at_before_counts_as_often(block, network, before, looks):
+@pytest.mark.parametrize(("block", "before", "looks"), [("L", "SGD-G ", 2), ("B", "", 5)])
+def test_what_was_looked_at_before_counts_as_often(block, before, looks):
     frame = Store(RECORDS).frame()
-    runs = frame[(frame["network"] == network) & (frame["dataset"] == "cifar10-jpeg")]
+    network, dataset = DESIGNS[block]()[0].base.network, DESIGNS[block]()[0].base.dataset
+    runs = frame[(frame["network"] == network) & (frame["dataset"] == dataset)]
     found = [f for v in judge(runs) for f in v.deciding]
     (study,) = DESIGNS[block]()
     for one in found:
@@ -254,6 +253,22 @@ def test_best_rate_at_the_edge_of_its_grid_is_said():
     tuned = [made_up(seed=s, lr=0.4) for s in range(5)]
     tuned += [made_up("sgd-g", s, lr=0.6, test_error=9 + SPREAD[s]) for s in range(5)]
     assert "tuned, 3 tries against 2, the best at the edge of its grid" in said("C1", grids + tuned).headline
+
+
+def test_edges_of_a_grid_are_those_of_rates_and_decays():
+    def at(tries, best):
+        frame = pandas.DataFrame(tries)
+        return edges(frame, frame.iloc[best])
+
+    falling = [{"lr": lr, "weight_decay": decay} for decay, last in ((1e-3, 0.4), (1e-2, 0.1), (0.1, 0.1))
+               for lr in (last / 4, last / 2, last)]  # fmt: skip
+    assert at(falling, 4) == []  # 0.05 is the middle one of its decay's rates
+    assert at(falling, 5) == ["lr"]
+    assert at(falling, 1) == ["weight_decay"] and at(falling, 8) == ["lr", "weight_decay"]
+    rest = [{"lr": lr, "momentum": m, "rest_lr": r, "alpha": 0.1} for r in (0.01, 0.1, 0.4)
+            for lr, m in ((0.1, 0.9), (0.2, 0.9), (0.4, 0.9), (1.0, 0.0))]  # fmt: skip
+    assert at(rest, 5) == [] and at(rest, 1) == ["rest_lr"]
+    assert at(rest, 7) == ["lr"]  # without momentum one rate was tried
 
 
 def marks(runs):

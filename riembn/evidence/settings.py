@@ -20,6 +20,7 @@ TUNING_SEEDS = (100, 101)
 
 # What a grid may be over; runs that are alike in all else, with decay or without, are one grid.
 TUNED_FIELDS = ("lr", "rest_lr", "weight_decay", "momentum", "rest_momentum")
+_SCALES = TUNED_FIELDS[:3]  # which end where a grid ends; a momentum ends at 0 and 1
 # Fields of experiments on what a method rests on, and the values of runs that are none.
 _CONTROLS = {"lengths": "free", "decay_on": "all", "row_scale": 0, "start_noise": 0.0}
 # What a method brings with it; all other fields but the seed make the cell in which methods are compared.
@@ -45,8 +46,9 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     Added are ``decays`` (whether there is weight decay), ``constant`` (whether the rate never changes), ``plain`` (no
     experiment on what a method rests on), ``curve`` (equal where runs differ in the seed alone), ``tries`` (how many
     settings the run's own were the best of; 0 if it is not tuned), ``rate_tries`` (how many rates its own was the best
-    of, other settings being the same), ``at_edge`` (its rate, of that grid), ``whole`` (with all that makes the method,
-    as its source has it), ``preset`` (at its source's rates too) and ``own`` (at rates that this project once chose).
+    of, other settings being the same), ``at_edge`` (one of its `edges` of that grid), ``whole`` (with all that makes
+    the method, as its source has it), ``preset`` (at its source's rates too) and ``own`` (at rates that this project
+    once chose).
     """
     if frame.empty:
         return frame
@@ -97,8 +99,26 @@ def curves(runs: pandas.DataFrame, method: str) -> list[pandas.DataFrame]:
     return [curve for _, curve in chosen.groupby("curve", sort=False)]
 
 
+def edges(tries: pandas.DataFrame, best: Any) -> list[str]:
+    """The rates and decays of a grid's best try that are the grid's first or last: a better one may lie beyond.
+
+    Args:
+        tries: A row a try.
+        best: The row of the best one.
+    """
+    varied = [name for name in TUNED_FIELDS if name in tries and tries[name].nunique() > 1]
+    found = []
+    for name in (name for name in _SCALES if name in varied):
+        # Rates are those beside which all else is the same; to each decay may belong other rates.
+        others = [other for other in varied if other != name and name == "lr"]
+        values = tries.loc[[(row == best[others]).all() for _, row in tries[others].iterrows()], name]
+        if best[name] in (values.min(), values.max()):
+            found.append(name)
+    return found
+
+
 class _Best(NamedTuple):
-    """The best settings of a grid, of how many, and whether their rate is its first or last."""
+    """The best settings of a grid, of how many, and whether they stand at one of its `edges`."""
 
     settings: str
     tries: int
@@ -157,9 +177,9 @@ def _best(tries: pandas.DataFrame) -> dict[str, _Best]:
         scores = {settings: score for settings, score in scores.items() if score == score}
         if len(whole) > 1 and scores:
             chosen = min(scores, key=scores.__getitem__)
-            rates = sorted({s["lr"].iloc[0] for s in whole})
-            rate = alike.loc[alike["settings"] == chosen, "lr"].iloc[0]
-            best[str(grid)] = _Best(chosen, len(whole), len(rates) > 1 and rate in (rates[0], rates[-1]))
+            firsts = pandas.concat([s.iloc[[0]] for s in whole])
+            ends = edges(firsts, firsts[firsts["settings"] == chosen].iloc[0])
+            best[str(grid)] = _Best(chosen, len(whole), bool(ends))
     return best
 
 

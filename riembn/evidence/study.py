@@ -153,7 +153,7 @@ class Study:
         return [run.replace(seed=seed, holdout=self.holdout, evaluate_at=read) for seed in self.tune_seeds]
 
     def tuned(self, store: Store | str | Path) -> pandas.DataFrame:
-        """One row a try of the tuning: its cell's fields, what was tried, the mean of ``tune_by``, ``best``."""
+        """One row a try of the tuning: its cell's and all tuned fields, the mean of ``tune_by``, ``best``."""
         store = Store(store) if not isinstance(store, Store) else store
         rows: list[dict[str, Any]] = []
         for number, cell in enumerate(self.cells):
@@ -162,9 +162,11 @@ class Study:
             means = [self._mean(store, self._of_try(cell, one)) for one in tries]
             if math.isinf(min(means)):
                 raise ValueError(f"Study: every try of {cell} diverged; tune on another grid.")
-            best = means.index(min(means))
+            best, names = means.index(min(means)), dict.fromkeys(name for one in tries for name in one)
             for place, (one, mean) in enumerate(zip(tries, means, strict=True)):
-                rows.append({**cell, **one, CELL: number, self.tune_by: mean, "best": place == best})
+                run = self._config(cell, **one)  # a try need not say what others vary
+                said = {name: getattr(run, name) for name in names}
+                rows.append({**cell, **said, CELL: number, self.tune_by: mean, "best": place == best})
         return pandas.DataFrame(rows)
 
     def _mean(self, store: Store, configs: Sequence[RunConfig]) -> float:
