@@ -31,6 +31,8 @@ def test_study_runs_compares_and_decides(tmp_path):
     assert study.verdict(frame, "train_loss", "worse") in ("supported", "undecided")
     assert list(study.table(frame)["lr"]) == [0.2, 1e-6]
     assert {"early_error", "rise", "early_angle"} <= set(study.ends(frame))
+    half_as_wide = frame.assign(angle=0.1, angle_rms=0.1 * math.sqrt(1.25))
+    assert study.ends(half_as_wide)["early_spread"].to_list() == pytest.approx([0.5] * 6)
     assert frame.equals(study.frame(tmp_path))
 
 

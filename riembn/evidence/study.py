@@ -252,13 +252,15 @@ class Study:
         Returns:
             The last epoch's columns, and ``early_error``, ``early_loss`` (training error and clean training loss in the
             last epoch before the rate first drops), ``early_angle``, ``early_clipped``, ``early_gradient`` (means over
-            the epochs before it), ``rise`` (largest rise of the test error from one evaluation to the next, points;
-            NaN with fewer than two). A run that diverged before the rate first drops has no early error or loss but
-            what ``diverged`` says.
+            the epochs before it), ``early_spread`` (so too: the standard deviation of the angle over rows and probed
+            steps, divided by its mean), ``rise`` (largest rise of the test error from one evaluation to the next,
+            points; NaN with fewer than two). A run that diverged before the rate first drops has no early error or
+            loss but what ``diverged`` says.
         """
         ends = stats.at_end(frame, diverged=dict(diverged) if diverged else None)
-        early = frame[at_full_rate(frame)].groupby("digest")
-        last, mean = early.last(), early[["angle", "clipped", "gradient_norm"]].mean()
+        spread = ((frame["angle_rms"] / frame["angle"]) ** 2 - 1).clip(lower=0.0) ** 0.5
+        early = frame.assign(spread=spread)[at_full_rate(frame)].groupby("digest")
+        last, mean = early.last(), early[["angle", "clipped", "gradient_norm", "spread"]].mean()
         evaluated = frame[frame["test_error"].notna()].groupby("digest")["test_error"]
         rise = evaluated.agg(lambda error: error.diff().max()).clip(lower=0.0)
         read_off = {
@@ -267,6 +269,7 @@ class Study:
             "early_angle": mean["angle"],
             "early_clipped": mean["clipped"],
             "early_gradient": mean["gradient_norm"],
+            "early_spread": mean["spread"],
             "rise": rise,
         }
         ends = ends.assign(**{name: ends["digest"].map(values) for name, values in read_off.items()})

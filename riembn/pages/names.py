@@ -17,6 +17,7 @@ MEASURES = {
     "early_error": "early error, %",
     "early_loss": "early training loss",
     "early_angle": "early angle a step, radians",
+    "early_spread": "spread of the early angles",
     "rise": "largest rise, points",
     "angle": "angle a step, radians",
     "angle_rms": "angle a step, rms, radians",
