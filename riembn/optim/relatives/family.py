@@ -124,8 +124,8 @@ MEETINGS = (
         partial(radial_brake.RadialBrakeSGD, outward=1.0),
         torch.optim.SGD,
     ),
-    Meeting("SGDP", "SGD", "δ = 0", None, partial(adamp.SGDP, delta=0.0), torch.optim.SGD),
-    Meeting("AdamP", "Adam", "δ = 0", None, partial(adamp.AdamP, delta=0.0), torch.optim.Adam),
+    Meeting("SGDP", "SGD", "never projected", None, partial(adamp.SGDP, delta=0.0), torch.optim.SGD),
+    Meeting("AdamP", "Adam", "never projected", None, partial(adamp.AdamP, delta=0.0), torch.optim.Adam),
     Meeting(
         "LARS", "Hyperball", "by row", None, partial(lars.LARS, trust=1.0, by_row=True, **_plain), _hyperball
     ),
