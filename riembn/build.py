@@ -87,8 +87,14 @@ def build_optimizer(
         ValueError: For an unknown method, rule, rest or hyper-parameter, a factor below 0, a pattern that fits no
             parameter, a model without invariant weights, or a ``rest`` that returns an optimizer of other
             parameters or one that has already taken a step.
-        TypeError: For a ``rest`` that returns no optimizer.
+        TypeError: For a model that is no module, a method that is no name, or a ``rest`` that returns no optimizer.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"build_optimizer: model is a {type(model).__name__}; give a torch.nn.Module.")
+    if not isinstance(method, str):
+        raise TypeError(
+            f"build_optimizer: method is a {type(method).__name__}; give model, example input and name, in this order."
+        )
     if method not in methods:
         raise ValueError(f"build_optimizer: no method {method!r}; there are {_list(methods)}.")
     how = methods[method]
@@ -156,10 +162,11 @@ def add_parameters(
         )
     found = _found(model, example_input, rule, loss)
     new = found.filter(lambda entry: id(entry.parameter) not in held)
-    if not isinstance(optimizer, Combined):
+    # By the groups, since a wrapper (of Accelerate, say) is no `Combined` itself.
+    if not all("part" in group for group in optimizer.param_groups):
         optimizer.add_param_group({"params": missing})
         return new
-    last = len(optimizer.parts) - 1
+    last = max(group["part"] for group in optimizer.param_groups)
     if new.rest and not last:
         raise ValueError(
             f"add_parameters: {new.rest[0][0]!r} does not belong on the manifold, and the optimizer has no other part; "

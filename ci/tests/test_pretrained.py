@@ -288,3 +288,24 @@ def test_layers_added_later_go_where_split_says(method):
         torch.testing.assert_close(model[2].weight.detach().flatten(1).norm(dim=1), torch.ones(8))
     with pytest.raises(ValueError, match="holds every parameter"):
         riembn.add_parameters(optimizer, model, images())
+
+
+def test_layers_added_through_a_wrapper_go_where_split_says():
+    class Wrapper(torch.optim.Optimizer):
+        """As of Accelerate: an optimizer that hands all to the one inside."""
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        param_groups = property(lambda self: self.inner.param_groups)
+
+        def add_param_group(self, group):
+            self.inner.add_param_group(group)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), *head(8))
+    optimizer = riembn.build_optimizer(model, images(), "sgd-g")
+    model.insert(2, nn.Conv2d(8, 8, 3))
+    model.insert(3, nn.BatchNorm2d(8))
+    riembn.add_parameters(Wrapper(optimizer), model, images())
+    part = {name: group["part"] for group in optimizer.param_groups for name in group["param_names"]}
+    assert part["2.weight"] == 0 and part["2.bias"] == part["3.weight"] == 1
