@@ -1,5 +1,7 @@
 """Split never gives a false reason: what it says of a weight is what happens to it."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,39 @@ def test_standardized_weights_are_normalized_themselves() -> None:
         assert answer(result, "0.weight") == "channel"
         assert result["0.weight"].reason == "normalized itself before it is used"
     assert answer(result, "0.gain") == "no: a bias, shift or scale"
+
+
+class Cosines(nn.Module):
+    """A head whose rows are of length 1 by what is given, a function of the weight."""
+
+    def __init__(self, unit: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 6))
+        self.unit = unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * F.linear(F.normalize(x), self.unit(self.weight))
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        (F.normalize, "channel"),
+        (lambda w: F.normalize(w, p=1.0), "channel"),
+        (lambda w: w / torch.norm(w, dim=1, keepdim=True), "channel"),
+        (lambda w: w / torch.linalg.vector_norm(w, out=None), "whole tensor"),
+        (lambda w: torch.tensordot(w, torch.eye(6), 1), "no: reaches the output without a normalization"),
+    ],
+)
+def test_weights_go_through_functions_that_could_write_to_a_tensor(
+    unit: Callable[[Tensor], Tensor], expected: str
+) -> None:
+    """Functions with an ``out=`` that nobody gave, on a bare parameter: they write to nothing."""
+    torch.manual_seed(0)
+    result = split(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), Cosines(unit)), batch(16, 6))
+    assert answer(result, "2.weight") == expected
+    if expected == "channel":
+        assert result["2.weight"].reason == "normalized itself before it is used"
 
 
 def test_orthogonal_parametrization() -> None:
