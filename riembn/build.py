@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from .geometry import weights_of
 from .invariance import Split, split
-from .invariance.statistics import are_fresh
+from .invariance.statistics import are_fresh, has_statistics
 from .methods import REST, SHARED, Method, MethodName, RestName, methods
 from .optim import Combined
 from .optim.combined import check_fused, check_part
@@ -251,11 +251,13 @@ def _same_evaluation(model: nn.Module, found: Split) -> Iterator[None]:
             "riembn: the method changes the weights of %s by more than their lengths; what it computes changes", name
         )
     elif statistics is None or not statistics.fit(model):
-        _LOG.warning(
-            "riembn: the running statistics of %s no longer fit its weights, and were not measured; give "
-            "build_optimizer an example input, or a Split with the measured rule made after the weights were loaded",
-            name,
-        )
+        if has_statistics(model):
+            _LOG.warning(
+                "riembn: the running statistics of %s no longer fit its weights, and were not measured; give "
+                "build_optimizer an example input, or a Split with the measured rule made after the weights were "
+                "loaded",
+                name,
+            )
     else:
         statistics.write(model)
         if not statistics.change < _NOTICEABLE:

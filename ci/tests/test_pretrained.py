@@ -1,6 +1,8 @@
 """A trained network computes the same before and after an optimizer is built for it."""
 
+import copy
 import logging
+import re
 
 import pytest
 import torch
@@ -201,6 +203,36 @@ def test_what_cannot_be_kept_is_said_in_one_line(caplog):
     found = moved(model)
     (record,) = [r for r in caplog.records if "evaluation" in r.getMessage()]
     assert found > 1e-3 and "\n" not in record.getMessage()
+
+
+class OwnBatchNorm(nn.Module):
+    """Running statistics that nobody but the module itself knows as such."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("var", torch.ones(1, channels, 1, 1))
+
+    def forward(self, x):
+        mean, var = self.mean, self.var
+        if self.training:
+            mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+            self.mean.lerp_(mean.detach().to(self.mean.dtype), 0.1)
+            self.var.lerp_(var.detach().to(self.var.dtype), 0.1)
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("norm", [OwnBatchNorm, lambda channels: nn.GroupNorm(2, channels, eps=0.1)])
+def test_what_cannot_be_kept_is_said_of_a_network_without_torchs_statistics(norm, caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm(8), *head(8))
+    if norm is OwnBatchNorm:  # that of a fresh one is nobody's loss
+        riembn.build_optimizer(copy.deepcopy(model), images(), "sgd-g")
+        assert not caplog.records
+    found = moved(trained(model))
+    (record,) = [r for r in caplog.records if "evaluation" in r.getMessage()]
+    assert found > 1e-2
+    assert abs(float(re.search(r"changes by (\S+) of", record.getMessage())[1]) - found) < 0.3 * found
 
 
 def test_fresh_networks_are_left_alone():
