@@ -141,7 +141,8 @@ def add_parameters(
     """Give an optimizer the parameters that its network has gained, each to the part where `split` says.
 
     They have the settings that their part was built with: its first learning rate, and in the rest the decay of
-    the other weights there, or of the other biases and scales.
+    the other weights there, or of the other biases and scales. What the optimizer holds stays where it is: a warning
+    is logged if the change of the network has taken the invariance of weights on the manifold away.
 
     Args:
         optimizer: As `build_optimizer` returns it.
@@ -167,6 +168,14 @@ def add_parameters(
         optimizer.add_param_group({"params": missing})
         return new
     last = max(group["part"] for group in optimizer.param_groups)
+    on_manifold = {id(p) for group in optimizer.param_groups if group["part"] == 0 for p in group["params"]}
+    lost = [name for name, p in found.rest if id(p) in on_manifold and p.requires_grad]
+    if lost:
+        _LOG.warning(
+            "riembn: as %s is now, weights on the manifold are scale-invariant no longer: %s; build the optimizer anew",
+            type(model).__name__,
+            _list(lost),
+        )
     if new.rest and not last:
         raise ValueError(
             f"add_parameters: {new.rest[0][0]!r} does not belong on the manifold, and the optimizer has no other part; "

@@ -341,3 +341,19 @@ def test_layers_added_through_a_wrapper_go_where_split_says():
     riembn.add_parameters(Wrapper(optimizer), model, images())
     part = {name: group["part"] for group in optimizer.param_groups for name in group["param_names"]}
     assert part["2.weight"] == 0 and part["2.bias"] == part["3.weight"] == 1
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_that_lose_their_invariance_are_named(frozen, caplog):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+    model = nn.Sequential(*layers, *head(8))
+    optimizer = riembn.build_optimizer(model, images(), "sgd-g")
+    model[3].requires_grad_(not frozen)
+    model.insert(4, nn.Sequential(nn.Tanh(), nn.Conv2d(8, 8, 1)))
+    riembn.add_parameters(optimizer, model, images())
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    if frozen:  # as under LoRA: it does not move
+        assert not said
+    else:
+        assert len(said) == 1 and "scale-invariant no longer: '3.weight'; build" in said[0]
