@@ -15,7 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from .geometry import weights_of
 from .invariance import Split, split
-from .invariance.statistics import are_fresh
+from .invariance.statistics import are_fresh, has_statistics
 from .methods import REST, SHARED, Method, MethodName, RestName, methods
 from .optim import Combined
 from .optim.combined import check_fused, check_part
@@ -87,8 +87,14 @@ def build_optimizer(
         ValueError: For an unknown method, rule, rest or hyper-parameter, a factor below 0, a pattern that fits no
             parameter, a model without invariant weights, or a ``rest`` that returns an optimizer of other
             parameters or one that has already taken a step.
-        TypeError: For a ``rest`` that returns no optimizer.
+        TypeError: For a model that is no module, a method that is no name, or a ``rest`` that returns no optimizer.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"build_optimizer: model is a {type(model).__name__}; give a torch.nn.Module.")
+    if not isinstance(method, str):
+        raise TypeError(
+            f"build_optimizer: method is a {type(method).__name__}; give model, example input and name, in this order."
+        )
     if method not in methods:
         raise ValueError(f"build_optimizer: no method {method!r}; there are {_list(methods)}.")
     how = methods[method]
@@ -135,7 +141,8 @@ def add_parameters(
     """Give an optimizer the parameters that its network has gained, each to the part where `split` says.
 
     They have the settings that their part was built with: its first learning rate, and in the rest the decay of
-    the other weights there, or of the other biases and scales.
+    the other weights there, or of the other biases and scales. What the optimizer holds stays where it is: a warning
+    is logged if the change of the network has taken the invariance of weights on the manifold away.
 
     Args:
         optimizer: As `build_optimizer` returns it.
@@ -156,10 +163,19 @@ def add_parameters(
         )
     found = _found(model, example_input, rule, loss)
     new = found.filter(lambda entry: id(entry.parameter) not in held)
-    if not isinstance(optimizer, Combined):
+    # By the groups, since a wrapper (of Accelerate, say) is no `Combined` itself.
+    if not all("part" in group for group in optimizer.param_groups):
         optimizer.add_param_group({"params": missing})
         return new
-    last = len(optimizer.parts) - 1
+    last = max(group["part"] for group in optimizer.param_groups)
+    on_manifold = {id(p) for group in optimizer.param_groups if group["part"] == 0 for p in group["params"]}
+    lost = [name for name, p in found.rest if id(p) in on_manifold and p.requires_grad]
+    if lost:
+        _LOG.warning(
+            "riembn: as %s is now, weights on the manifold are scale-invariant no longer: %s; build the optimizer anew",
+            type(model).__name__,
+            _list(lost),
+        )
     if new.rest and not last:
         raise ValueError(
             f"add_parameters: {new.rest[0][0]!r} does not belong on the manifold, and the optimizer has no other part; "
@@ -244,11 +260,13 @@ def _same_evaluation(model: nn.Module, found: Split) -> Iterator[None]:
             "riembn: the method changes the weights of %s by more than their lengths; what it computes changes", name
         )
     elif statistics is None or not statistics.fit(model):
-        _LOG.warning(
-            "riembn: the running statistics of %s no longer fit its weights, and were not measured; give "
-            "build_optimizer an example input, or a Split with the measured rule made after the weights were loaded",
-            name,
-        )
+        if has_statistics(model):
+            _LOG.warning(
+                "riembn: the running statistics of %s no longer fit its weights, and were not measured; give "
+                "build_optimizer an example input, or a Split with the measured rule made after the weights were "
+                "loaded",
+                name,
+            )
     else:
         statistics.write(model)
         if not statistics.change < _NOTICEABLE:

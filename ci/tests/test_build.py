@@ -324,6 +324,19 @@ def test_added_parameters_have_their_names():
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
 
 
+def test_a_group_without_order_is_refused_as_by_torch():
+    _, optimizer = made("sgd-g")
+    for group, message in (
+        ([good()], "Combined: a param group must be a dict, but got list"),
+        ({"params": {good()}}, "Combined: the order of a set differs from run to run"),
+    ):
+        with pytest.raises(TypeError):
+            torch.optim.SGD([good()]).add_param_group(group)
+        with pytest.raises(TypeError, match=message):
+            optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == sum(len(part.param_groups) for part in optimizer.parts) == 3
+
+
 def test_a_weight_without_direction_is_named():
     model = network()
     with torch.no_grad():
@@ -428,6 +441,7 @@ def test_network_function_is_unchanged_by_construction(method):
 
 BAD_CALLS = [
     (dict(method="sgdg"), ValueError, "no method 'sgdg'; there are 'sgd', 'sgd-g', 'adam-g', 'psi-sgd'"),
+    (dict(method=torch.ones(9, 9)), TypeError, "method is a Tensor; give model, example input and name, in this order"),
     (dict(method="sgd-g", betas=(0.9, 0.9)), ValueError, "'sgd-g' has no option 'betas'; it has 'alpha'"),
     (dict(method="sgd-g", rest="lion"), ValueError, "no rest 'lion'; there are 'sgd', 'adam', 'adamw'"),
     (dict(method="sgd-g", rule="papers"), ValueError, "rule='papers'"),
@@ -473,6 +487,11 @@ def test_bad_input_is_refused_in_one_line_and_changes_nothing(call, error, messa
         riembn.build_optimizer(model, example()[0], **call)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_a_model_must_be_a_module():
+    with pytest.raises(TypeError, match="build_optimizer: model is a generator; give a torch.nn.Module"):
+        riembn.build_optimizer(network().parameters(), example()[0], "sgd-g")
 
 
 def good():
@@ -545,6 +564,37 @@ def test_tensor_rate_equals_number_rate():
             a.step()
             b.step()
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+def test_a_scheduler_of_one_part_acts_on_it_alone():
+    model, optimizer = made("sgd-g")
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer.parts[1], 1, gamma=0.1)
+    one_step(model, optimizer, 0)
+    schedule.step()  # which warns where it takes the part for one that was not stepped
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.01, 0.01])
+
+
+def test_parts_of_a_part_are_parts():
+    """The rest may be several optimizers, made one by its function."""
+
+    def rest(groups):
+        weights, others = groups
+        return Combined(torch.optim.Adam([weights], lr=0.01), torch.optim.SGD([others], lr=0.1, momentum=0.9))
+
+    model, optimizer = made("sgd-g", rest=rest)
+    assert [type(part).__name__ for part in optimizer.parts] == ["SGDG", "Adam", "SGD"]
+    assert [(g["part"], g["lr"], len(g["param_names"])) for g in optimizer.param_groups] == [
+        (0, 0.2, 2), (1, 0.01, 1), (2, 0.1, 5)
+    ]  # fmt: skip
+    one_step(model, optimizer, 0)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    again, other = made("sgd-g", rest=rest, seed=1)
+    again.load_state_dict(saved[0])
+    other.load_state_dict(saved[1])
+    for pair in ((model, optimizer), (again, other)):
+        one_step(*pair, 1)
+    assert_same((model, optimizer), (again, other))
+    assert len(states(other)[2]) == 3 and states(other)[3].keys() == {"momentum_buffer"}
 
 
 def test_parts_must_be_new_disjoint_optimizers():

@@ -234,6 +234,23 @@ def test_state_of_another_method_is_refused_and_changes_nothing(method, other):
     assert str(before) == str(optimizer.state_dict())
 
 
+@methods
+def test_options_that_a_schedule_adds_to_every_group_are_no_other_method(method):
+    def alone():
+        return made(method, "lists")[1]
+
+    def with_rest():
+        return Combined(alone(), torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1))
+
+    for make in (alone, with_rest):
+        for extra in ("weight_decay", "nesterov", "steps", "eps", "lr_scale"):
+            saved, other = make(), make()
+            for group in saved.param_groups:
+                group[extra] = 0.5
+            other.load_state_dict(saved.state_dict())
+            assert [group[extra] for group in other.param_groups] == [0.5] * len(other.param_groups)
+
+
 RESTS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1),

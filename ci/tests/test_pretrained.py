@@ -1,6 +1,8 @@
 """A trained network computes the same before and after an optimizer is built for it."""
 
+import copy
 import logging
+import re
 
 import pytest
 import torch
@@ -203,6 +205,36 @@ def test_what_cannot_be_kept_is_said_in_one_line(caplog):
     assert found > 1e-3 and "\n" not in record.getMessage()
 
 
+class OwnBatchNorm(nn.Module):
+    """Running statistics that nobody but the module itself knows as such."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("var", torch.ones(1, channels, 1, 1))
+
+    def forward(self, x):
+        mean, var = self.mean, self.var
+        if self.training:
+            mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+            self.mean.lerp_(mean.detach().to(self.mean.dtype), 0.1)
+            self.var.lerp_(var.detach().to(self.var.dtype), 0.1)
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("norm", [OwnBatchNorm, lambda channels: nn.GroupNorm(2, channels, eps=0.1)])
+def test_what_cannot_be_kept_is_said_of_a_network_without_torchs_statistics(norm, caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm(8), *head(8))
+    if norm is OwnBatchNorm:  # that of a fresh one is nobody's loss
+        riembn.build_optimizer(copy.deepcopy(model), images(), "sgd-g")
+        assert not caplog.records
+    found = moved(trained(model))
+    (record,) = [r for r in caplog.records if "evaluation" in r.getMessage()]
+    assert found > 1e-2
+    assert abs(float(re.search(r"changes by (\S+) of", record.getMessage())[1]) - found) < 0.3 * found
+
+
 def test_fresh_networks_are_left_alone():
     torch.manual_seed(0)
     model = nn.Sequential(*NETWORKS["convolution"]())
@@ -288,3 +320,40 @@ def test_layers_added_later_go_where_split_says(method):
         torch.testing.assert_close(model[2].weight.detach().flatten(1).norm(dim=1), torch.ones(8))
     with pytest.raises(ValueError, match="holds every parameter"):
         riembn.add_parameters(optimizer, model, images())
+
+
+def test_layers_added_through_a_wrapper_go_where_split_says():
+    class Wrapper(torch.optim.Optimizer):
+        """As of Accelerate: an optimizer that hands all to the one inside."""
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        param_groups = property(lambda self: self.inner.param_groups)
+
+        def add_param_group(self, group):
+            self.inner.add_param_group(group)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), *head(8))
+    optimizer = riembn.build_optimizer(model, images(), "sgd-g")
+    model.insert(2, nn.Conv2d(8, 8, 3))
+    model.insert(3, nn.BatchNorm2d(8))
+    riembn.add_parameters(Wrapper(optimizer), model, images())
+    part = {name: group["part"] for group in optimizer.param_groups for name in group["param_names"]}
+    assert part["2.weight"] == 0 and part["2.bias"] == part["3.weight"] == 1
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_weights_that_lose_their_invariance_are_named(frozen, caplog):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+    model = nn.Sequential(*layers, *head(8))
+    optimizer = riembn.build_optimizer(model, images(), "sgd-g")
+    model[3].requires_grad_(not frozen)
+    model.insert(4, nn.Sequential(nn.Tanh(), nn.Conv2d(8, 8, 1)))
+    riembn.add_parameters(optimizer, model, images())
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    if frozen:  # as under LoRA: it does not move
+        assert not said
+    else:
+        assert len(said) == 1 and "scale-invariant no longer: '3.weight'; build" in said[0]

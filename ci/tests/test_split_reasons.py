@@ -1,5 +1,8 @@
 """Split never gives a false reason: what it says of a weight is what happens to it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +133,89 @@ def test_standardized_weights_are_normalized_themselves() -> None:
         assert answer(result, "0.weight") == "channel"
         assert result["0.weight"].reason == "normalized itself before it is used"
     assert answer(result, "0.gain") == "no: a bias, shift or scale"
+
+
+class Cosines(nn.Module):
+    """A head whose rows are of length 1 by what is given, a function of the weight."""
+
+    def __init__(self, unit: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 6))
+        self.unit = unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 10 * F.linear(F.normalize(x), self.unit(self.weight))
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        (F.normalize, "channel"),
+        (lambda w: F.normalize(w, p=1.0), "channel"),
+        (lambda w: w / torch.norm(w, dim=1, keepdim=True), "channel"),
+        (lambda w: w / torch.linalg.vector_norm(w, out=None), "whole tensor"),
+        (lambda w: torch.tensordot(w, torch.eye(6), 1), "no: reaches the output without a normalization"),
+    ],
+)
+def test_weights_go_through_functions_that_could_write_to_a_tensor(
+    unit: Callable[[Tensor], Tensor], expected: str
+) -> None:
+    """Functions with an ``out=`` that nobody gave, on a bare parameter: they write to nothing."""
+    torch.manual_seed(0)
+    result = split(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), Cosines(unit)), batch(16, 6))
+    assert answer(result, "2.weight") == expected
+    if expected == "channel":
+        assert result["2.weight"].reason == "normalized itself before it is used"
+
+
+class Normalize(torch.autograd.Function):
+    """Across the channels, with a gradient of its own, as fused kernels have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        deviation = (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+        result = (x - x.mean(1, keepdim=True)) / deviation
+        ctx.save_for_backward(result, deviation)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        result, deviation = ctx.saved_tensors
+        radial = result * (grad * result).mean(1, keepdim=True)
+        return (grad - grad.mean(1, keepdim=True) - radial) / deviation
+
+
+class Fused(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Normalize.apply(x)
+
+
+def test_a_normalization_with_a_gradient_of_its_own_is_one() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Fused(), nn.ReLU(), nn.Conv2d(8, 6, 3, bias=False), Fused(), nn.Tanh())
+    result = split(model, IMAGES)
+    assert answer(result, "0.weight") == "whole tensor + bias"
+    assert answer(result, "3.weight") == "whole tensor"
+    assert "but for an eps that cannot be switched off" in result["3.weight"].reason
+    with pytest.raises(ValueError, match="contains no normalization"):
+        split(nn.Sequential(model[0], Mish()), IMAGES)
+
+
+class MishFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.mish(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        inner, slope = F.softplus(x).tanh(), torch.sigmoid(x)
+        return grad * (inner + x * slope * (1 - inner**2))
+
+
+class Mish(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return MishFunction.apply(x)
 
 
 def test_orthogonal_parametrization() -> None:

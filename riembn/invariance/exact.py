@@ -90,7 +90,8 @@ class Exact(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self.differentiates = self.differentiates or func in _DIFFERENTIATING
-        in_place = _IN_PLACE.search(func.__name__) is not None or "out" in kwargs
+        # Functions of torch that are written in Python hand on the ``out=None`` that nobody gave.
+        in_place = _IN_PLACE.search(func.__name__) is not None or kwargs.get("out") is not None
         if func in _TO_NARROW or (func is Tensor.type and _NARROW_TYPE.search(str((*args[1:], *kwargs.values())))):
             return widened(args[0])
         if not in_place:

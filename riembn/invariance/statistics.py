@@ -71,8 +71,19 @@ class Statistics:
 
 
 def are_fresh(model: nn.Module) -> bool:
-    """Whether no running statistics have seen any input: means are 0 and variances 1."""
-    return all(not mean.any() and bool((var == 1).all()) for mean, var in map(_buffers, _norms(model).values()))
+    """Whether there are running statistics, and none has seen any input: means are 0 and variances 1.
+
+    Those of a normalization that is not torch's are buffers among others: then all of these are 0, or all are 1.
+    """
+    if norms := _norms(model).values():
+        return all(not mean.any() and bool((var == 1).all()) for mean, var in map(_buffers, norms))
+    others = [b for b in model.buffers() if b.is_floating_point() and b.numel()]
+    return bool(others) and all(not b.any() or bool((b == 1).all()) for b in others)
+
+
+def has_statistics(model: nn.Module) -> bool:
+    """Whether there are running statistics that could be carried over."""
+    return bool(_norms(model))
 
 
 @torch.no_grad()
@@ -84,7 +95,7 @@ def carried_over(twin: Twin, entries: Iterable[Entry]) -> Statistics:
     keeps. Hence the mean :math:`m \\mapsto cm + d` and the variance :math:`v \\mapsto c^2 v`.
 
     Two passes measure that, in which scales and shifts of normalizations are moved so that no channel is silent;
-    two more compare the output in evaluation mode.
+    two more compare the output in evaluation mode. Without such statistics it is these two alone.
 
     Args:
         twin: Of the network; left in evaluation mode.
@@ -100,7 +111,7 @@ def carried_over(twin: Twin, entries: Iterable[Entry]) -> Statistics:
         if p is not None
     }
     twin.eps, twin.generic = False, False
-    before, after = _inputs(twin, norms, lively), _inputs(twin, norms, {**lively, **unit})
+    before, after = (_inputs(twin, norms, edits) if norms else {} for edits in (lively, {**lively, **unit}))
     twin.model.eval()
     twin.eps = True
     outputs, _ = twin.run()

@@ -58,7 +58,7 @@ class Trial:
         self._confirm([w for w in live if w.layout is not None])
         if self.twin.cut or self.reasons.opaque:  # gradients may deny what rescaling shows
             self._try_without_gradients([w for w in live if w.layout is None and not w.refusal])
-        if self.reasons.divides:
+        if self.reasons.divides or self.reasons.opaque:  # a function of its own may divide where nobody sees it
             self._look_for_eps([w for w in live if w.layout is None and not w.refusal])
         self._look_for_parts([w for w in live if w.layout is None and not w.refusal])
         self.twin.eps, self.twin.generic = True, False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ class Combined(Optimizer):
     work as on any optimizer. Each group carries the number of its part under ``"part"``.
 
     Args:
-        *parts: Freshly made optimizers that share no parameter and have no state yet.
+        *parts: Freshly made optimizers that share no parameter and have no state yet. Of a `Combined` among them each
+            part is one.
 
     Raises:
         TypeError: If a part is not an optimizer.
@@ -28,6 +30,7 @@ class Combined(Optimizer):
 
     A scheduler that cycles momentum (`torch.optim.lr_scheduler.OneCycleLR`) cycles the ``momentum`` of the parts
     that have one, and leaves betas as they are; where no part has one and all have betas, it cycles the first beta.
+    A scheduler of ``parts[i]`` acts on that part alone.
     """
 
     def __init__(self, *parts: Optimizer) -> None:
@@ -35,7 +38,7 @@ class Combined(Optimizer):
             raise ValueError("Combined: no optimizer given; pass one or more.")
         for part in parts:
             check_part(part)
-        self.parts = parts
+        parts = self.parts = tuple(_unnested(parts))
         groups = [{**group, "part": i} for i, part in enumerate(parts) for group in part.param_groups]
         # What schedulers ask the defaults for: that there is a rate, and a momentum (or first beta) to cycle.
         defaults = {"lr": parts[0].defaults["lr"]}
@@ -57,14 +60,19 @@ class Combined(Optimizer):
         torch wants all or none.
 
         Raises:
+            TypeError: If the group is no dict, or has no order.
             ValueError: If there is no such part, a parameter is already in a group, or the part refuses it.
         """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"Combined: a param group must be a dict, but got {type(param_group).__name__}.")
         if self._collecting:
             super().add_param_group(param_group)
             return
         number = param_group.get("part", len(self.parts) - 1)
         if number not in range(len(self.parts)):
             raise ValueError(f"Combined: part={number!r}, but the parts are 0 to {len(self.parts) - 1}.")
+        if isinstance(param_group["params"], set | frozenset):
+            raise TypeError("Combined: the order of a set differs from run to run; give the parameters as a list.")
         group = dict(param_group, part=number)
         group["params"] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
         present = {id(p) for g in self.param_groups for p in g["params"]}
@@ -185,8 +193,18 @@ def check_fused(optimizer: Optimizer, caller: str) -> None:
             )
 
 
+def _unnested(parts: Iterable[Optimizer]) -> Iterator[Optimizer]:
+    for part in parts:
+        if isinstance(part, Combined):
+            part._link()
+            yield from part.parts
+        else:
+            yield part
+
+
 def _step_of_part(part: Optimizer) -> None:
     """``part.step()`` with the hooks of that part alone: those for all optimizers fire for the whole, once."""
+    part._opt_called = True  # type: ignore[attr-defined]  # a scheduler of the part asks whether it was stepped
     for before in part._optimizer_step_pre_hooks.values():
         before(part, (), {})
     step = type(part).step

@@ -56,11 +56,16 @@ def read_by_hooks(
 
 
 def check_method(part: Optimizer, own: list[dict[str, Any]], saved: list[dict[str, Any]], caller: str) -> None:
-    """Raise ValueError, naming both, if the groups of ``part`` were saved by another method than its own."""
+    """Raise ValueError, naming both, if the groups of ``part`` were saved by another method than its own.
+
+    A group may hold more than a method's options, such as a decay that the caller's schedule sets in every group: it
+    tells of another method only if all options of that one are there.
+    """
     for group, read in zip(own, saved, strict=False):
         missing = part.defaults.keys() - read.keys() - _ADDED_LATER
-        of_rows = set().union(*map(_options, _methods_on_rows())) if "row_dim" in group else set()
-        if missing or (read.keys() & of_rows) - group.keys():
+        more = read.keys() - group.keys()
+        others = map(_options, _methods_on_rows()) if "row_dim" in group else ()
+        if missing or any(more & options and options <= read.keys() for options in others):
             raise ValueError(
                 f"{caller}: the state was saved by {_method_of(read)} and cannot be loaded into "
                 f"{type(part).__name__}; make the optimizer with the method and the rest of the one that was saved."
