@@ -24,6 +24,7 @@ from .optim.rows.sharded import whole
 _LOG = logging.getLogger("riembn")
 _FEW = 0.05  # share of a network below which a method for the manifold can change little
 _NOTICEABLE = 1e-3  # change of the evaluation output that is worth a word
+_NOTICEABLE_IF_TRAINED = 1e-2  # where a fresh network, whose output nobody misses, looks like a trained one
 _ROUNDING = 1e-6  # of a row that has unit length already
 _TURNED = 1e-2  # between unit rows: more than rounding to 16 bits
 
@@ -269,7 +270,7 @@ def _same_evaluation(model: nn.Module, found: Split) -> Iterator[None]:
             )
     else:
         statistics.write(model)
-        if not statistics.change < _NOTICEABLE:
+        if not statistics.change < (_NOTICEABLE if has_statistics(model) else _NOTICEABLE_IF_TRAINED):
             _LOG.warning(
                 "riembn: with unit weight rows the evaluation output of %s changes by %.1e of its size; "
                 "statistics could not be carried over exactly, or a normalization without any has a large eps",

@@ -235,6 +235,13 @@ def test_what_cannot_be_kept_is_said_of_a_network_without_torchs_statistics(norm
     assert abs(float(re.search(r"changes by (\S+) of", record.getMessage())[1]) - found) < 0.3 * found
 
 
+def test_usual_eps_of_a_network_without_statistics_is_not_worth_a_word(caplog):
+    torch.manual_seed(0)
+    layers = [layer for n in (3, 8, 8) for layer in (nn.Conv2d(n, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU())]
+    assert moved(trained(nn.Sequential(*layers, *head(8)))) < 1e-2
+    assert not caplog.records
+
+
 def test_fresh_networks_are_left_alone():
     torch.manual_seed(0)
     model = nn.Sequential(*NETWORKS["convolution"]())
