@@ -68,7 +68,8 @@ def build_optimizer(
         rest_lr: Learning rate of the rest; None: 0.1 for SGD, 0.01 with ``rule="paper"`` as in the authors'
             release, 0.001 for "adam" and "adamw".
         rest_momentum: Momentum of the rest, for ``rest="sgd"``.
-        rest_weight_decay: Decay of the rest's weights; biases and normalization scales have none, as in the paper.
+        rest_weight_decay: Decay of the rest's weights; biases and normalization scales have none, as in the paper,
+            in whichever shape: ``(channels,)`` or ``(channels, 1, 1)``.
         rest_options: Further options of the rest's optimizer, by its own names.
         layer_lr: Factors of the learning rates by parameter name: a mapping of patterns as in a shell, of which the
             first that fits counts (1 where none does), or a function. A bias that belongs to its weight's rows
@@ -215,14 +216,19 @@ def _flat_groups(found: Split, decay: float) -> list[dict[str, Any]]:
     """Weights, then biases and normalization scales, which have no decay."""
     parameters = [p for _, p in found.rest]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if _is_weight(p)], "weight_decay": decay},
+        {"params": [p for p in parameters if not _is_weight(p)], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
+def _is_weight(parameter: Tensor) -> bool:
+    """Whether it is no bias and no scale: those have one number a channel, if need be with axes of size 1 behind it."""
+    return parameter.dim() == 2 or math.prod(parameter.shape[1:]) > 1  # a linear map may have one input
+
+
 def _are_weights(group: Mapping[str, Any]) -> bool:
-    return any(p.dim() > 1 for p in group["params"])
+    return any(map(_is_weight, group["params"]))
 
 
 def _say_how_much(model: nn.Module, found: Split) -> None:
@@ -230,7 +236,7 @@ def _say_how_much(model: nn.Module, found: Split) -> None:
     held = sum(p.numel() for _, p in found.invariant)
     # Not by rows: one may be a whole tensor, and two of them most of a network.
     channels, others = (
-        sum(e.parameter.shape[0] for e in found.values() if e.invariant is invariant and e.parameter.dim() > 1)
+        sum(e.parameter.shape[0] for e in found.values() if e.invariant is invariant and _is_weight(e.parameter))
         for invariant in (True, False)
     )
     said = (

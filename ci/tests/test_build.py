@@ -733,3 +733,21 @@ def test_types_name_every_method_and_rest():
 
     assert set(get_args(MethodName)) == set(riembn.methods) - set(riembn.methods.added)
     assert set(get_args(RestName)) == set(REST)
+
+
+def test_scales_have_no_decay_in_whichever_shape():
+    class Scaled(nn.Module):
+        """As ConvNeXt's blocks have it."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 1)
+            self.scale = nn.Parameter(torch.full((4, 1, 1), 0.5))
+
+        def forward(self, x):
+            return self.head((self.norm(self.conv(x)) * self.scale).mean((2, 3)))
+
+    model = Scaled()
+    optimizer = riembn.build_optimizer(model, torch.randn(8, 3, 6, 6), "sgd-g", rest_weight_decay=0.1)
+    decays = {id(p): group.get("weight_decay") for group in optimizer.param_groups for p in group["params"]}
+    assert decays[id(model.scale)] == 0.0 and decays[id(model.head.weight)] == 0.1
