@@ -33,7 +33,7 @@ class AdamG(RowOptimizer):
     Args:
         params: As for `SGDG`; rows are brought to unit norm here, and again at each step.
         lr: Learning rate, in radians: the first step turns every row by ``lr`` (up to eps), and with the
-            default betas no later one by much more than ``2.35 * lr``.
+            default betas no step turns one by more than ``2.35 * lr``.
         betas: Decay rates of the first and the second moment, each in [0, 1).
         eps: Added to the second moment, inside the root, beside the moment that is not yet corrected for its
             start at zero.
