@@ -122,8 +122,8 @@ def split_rates() -> list[Study]:
     """
     tries = {"sgd": _TRIES["sgd"], "sgd-split": [one | {"rest_lr": r} for one in _each(_RATES) for r in _REST]}
     tries["sgd-split"] += [{**one, "rest_lr": 0.1} for one in _TRIES["sgd"] if 5e-4 < one["weight_decay"] < 0.1]
-    matched = {"sgd-g": {"lr": 0.165, "rest_lr": 0.01, "alpha": 0.1, "weight_decay": 5e-4}}
-    tuned = cell(lr=0.2, weight_decay=2e-3)
+    matched = {"sgd-g": {"lr": 0.22, "rest_lr": 0.01, "alpha": 0.1, "weight_decay": 5e-4}}
+    tuned = cell(lr=0.025, weight_decay=3.2e-2)
     return [
         Study(cell(), methods=("sgd", "sgd-split"), baseline="sgd", seeds=SEEDS, tune=tries),
         Study(tuned, methods=("sgd", "sgd-g"), settings=matched, baseline="sgd", seeds=SEEDS),
