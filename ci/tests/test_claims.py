@@ -667,9 +667,12 @@ def of_designs():
 
 def test_every_claim_is_decided_by_the_runs_of_the_designs():
     found = {verdict.key: verdict for verdict in judge(of_designs())}
-    for key, tries in {"C1": 12, "C2": 12, "P3a": 6, "P3b": 12}.items():
-        assert found[key].headline == f"SUPPORTED, tuned, {tries} tries each (1 comparison)"
-    assert found["C3"].headline == "SUPPORTED, tuned, 12 tries each; tuned, 6 tries each (4 comparisons)"
+    # Of the decays of what is not on a sphere the usual one is the smallest, and is taken to be the best here.
+    edge = ", the best at the edge of its grid"
+    for key, tries in {"C1": f"30 tries each{edge}", "C2": f"30 tries each{edge}", "P3a": "6 tries each"}.items():
+        assert found[key].headline == f"SUPPORTED, tuned, {tries} (1 comparison)"
+    assert found["P3b"].headline == found["C1"].headline
+    assert found["C3"].headline == f"SUPPORTED, tuned, 30 tries each{edge}; tuned, 6 tries each (4 comparisons)"
     assert found["P2"].headline == "SUPPORTED, tuned, 6 tries each (1 comparison)"
     assert found["C5"].headline == "SUPPORTED, tuned, 6 tries each (2 comparisons)"
     assert found["C6"].headline == "EQUIVALENT WITHIN 0.3, tuned, 6 tries each (2 comparisons)"

@@ -157,5 +157,5 @@ def _how_tuned(first: pandas.DataFrame, second: pandas.DataFrame, by: str = "tri
     """What a reader should know of two tuned curves: the effort for each, and whether it may have been too little."""
     tries = [int(curve[by].iloc[0]) for curve in (first, second)]
     effort = f"{tries[0]} tries each" if tries[0] == tries[1] else f"{tries[0]} tries against {tries[1]}"
-    at_edge = any(curve["at_edge"].iloc[0] for curve in (first, second))
+    at_edge = any(curve[by.replace("tries", "at_edge")].iloc[0] for curve in (first, second))
     return f"tuned, {effort}" + (AT_EDGE if at_edge else "")

@@ -46,9 +46,9 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     Added are ``decays`` (whether there is weight decay), ``constant`` (whether the rate never changes), ``plain`` (no
     experiment on what a method rests on), ``curve`` (equal where runs differ in the seed alone), ``tries`` (how many
     settings the run's own were the best of; 0 if it is not tuned), ``rate_tries`` (how many rates its own was the best
-    of, other settings being the same), ``at_edge`` (one of its `edges` of that grid), ``whole`` (with all that makes
-    the method, as its source has it), ``preset`` (at its source's rates too) and ``own`` (at rates that this project
-    once chose).
+    of, other settings being the same), ``at_edge`` and ``rate_at_edge`` (whether they have `edges` of these grids),
+    ``whole`` (with all that makes the method, as its source has it), ``preset`` (at its source's rates too) and ``own``
+    (at rates that this project once chose).
     """
     if frame.empty:
         return frame
@@ -71,7 +71,8 @@ def prepare(frame: pandas.DataFrame) -> pandas.DataFrame:
     return runs.assign(
         tries=[tuned.get(curve, _UNTUNED).tries for curve in runs["curve"]],
         rate_tries=[rate_tuned.get(curve, _UNTUNED).tries for curve in runs["curve"]],
-        at_edge=[(tuned | rate_tuned).get(curve, _UNTUNED).at_edge for curve in runs["curve"]],
+        at_edge=[tuned.get(curve, _UNTUNED).at_edge for curve in runs["curve"]],
+        rate_at_edge=[rate_tuned.get(curve, _UNTUNED).at_edge for curve in runs["curve"]],
         whole=[chosen[curve] != "parts" for curve in runs["curve"]],
         preset=[chosen[curve] == "source" for curve in runs["curve"]],
         own=[chosen[curve] == "project" for curve in runs["curve"]],
