@@ -13,6 +13,7 @@ from pretended import Pretended
 import riembn
 from riembn import evidence, pages
 from riembn.evidence.designs import DESIGNS
+from riembn.experiment.store import tidy
 from riembn.pages import chapter as pages_chapter
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
@@ -23,10 +24,12 @@ CELLS = {
     "10-alpha": (["alpha-09", "alpha-09-other"], 2, 1),
     "11-plateau": (["plateau-09"], 2, 2),
     "12-table": (
-        ["table-12", "table-14", "table-split-runs", "table-angle-run", "table-color-runs", "table-size-runs",
-         "table-yi-runs"], 7, 1
+        ["table-12", "table-14", "table-split-runs", "table-angle-run", "table-color-runs", "table-decay",
+         "table-decay-shown", "table-by-angle-drawn", "table-by-angle-shown", "table-size-runs", "table-yi-runs"], 8, 1
     ),
-    "13-relatives": (["study", "compared", "decay-tuned"], 1, 0),
+    "13-relatives": (
+        ["study", "compared", "decay-tuned", "spread-drawn", "even-thresholds", "even-color"], 4, 2
+    ),
 }
 
 
@@ -44,7 +47,7 @@ def test_cells_that_wait_for_a_block_show_it(chapter, monkeypatch):
     known = {
         "riembn": riembn, "evidence": evidence, "pages": pages, "chapter": pages_chapter, "DESIGNS": DESIGNS,
         "math": math, "np": numpy, "pandas": pandas, "stats": evidence.stats, "profile": "laptop", "store": store,
-        "Store": riembn.Store,
+        "Store": riembn.Store, "tidy": tidy,
     }  # fmt: skip
     notebook = json.loads((BOOK / f"{chapter}.ipynb").read_text(encoding="utf-8"))
     cells = {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"]}
