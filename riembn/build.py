@@ -187,8 +187,10 @@ def add_parameters(
         for group in _named(new.groups(), model):
             optimizer.add_param_group({**group, "part": 0})
     for group in _named(_flat_groups(new, 0.0), model):
-        alike = [g for g in optimizer.param_groups if g["part"] == last and _are_weights(g) == _are_weights(group)]
-        optimizer.add_param_group({**group, "part": last, "weight_decay": alike[0]["weight_decay"] if alike else 0.0})
+        # The rest may be several parts, of which one has the weights.
+        alike = [g for g in optimizer.param_groups if g["part"] > 0 and _are_weights(g) == _are_weights(group)]
+        part, decay = (alike[0]["part"], alike[0]["weight_decay"]) if alike else (last, 0.0)
+        optimizer.add_param_group({**group, "part": part, "weight_decay": decay})
     return new
 
 

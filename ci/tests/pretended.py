@@ -28,7 +28,7 @@ class Pretended(Store):
 
 def ended(config: RunConfig) -> Record:
     """The record of a run; like a real one it has test errors only where it was asked to evaluate."""
-    method = {"sgd": 1.0, "sgd-g": 0.0, "adam-g": 0.2, "psi-sgd": 0.4}.get(config.method, 0.6)
+    method = {"sgd": 1.0, "sgd-g": 0.0, "adam-g": 0.2, "psi-sgd": 0.3}.get(config.method, 0.6)
     off = abs(math.log2(config.lr / (0.05 if config.method == "adam-g" else 0.2)))
     if config.holdout:  # the best decay and the best rate of the rest
         off += abs(math.log(max(config.weight_decay, 1e-4) / (8e-3 if config.method == "sgd" else 5e-4)))

@@ -595,6 +595,10 @@ def test_parts_of_a_part_are_parts():
         one_step(*pair, 1)
     assert_same((model, optimizer), (again, other))
     assert len(states(other)[2]) == 3 and states(other)[3].keys() == {"momentum_buffer"}
+    model[0].extra, model[0].shift = nn.Parameter(torch.ones(4, 2)), nn.Parameter(torch.ones(4))  # not used
+    riembn.add_parameters(optimizer, model, example()[0])
+    part_of = {name: group["part"] for group in optimizer.param_groups for name in group["param_names"]}
+    assert part_of["0.extra"] == 1 and part_of["0.shift"] == 2
 
 
 def test_parts_must_be_new_disjoint_optimizers():

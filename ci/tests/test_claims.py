@@ -13,11 +13,13 @@ from pretended import Pretended
 
 import riembn
 from riembn.__main__ import main
-from riembn.evidence.claims import CLAIMS, NOT_TESTED, PROVED, PROVED_IN_PART, _settings, judge
+from riembn.evidence.claims import CLAIMS, NOT_TESTED, PROVED, PROVED_IN_PART, _looks, _settings, judge
 from riembn.evidence.designs import DESIGNS
 from riembn.evidence.intervals import smallest_detectable
 from riembn.evidence.readings import predicted_angle
+from riembn.evidence.rules import Comparison
 from riembn.evidence.settings import TUNING_SEEDS, edges, prepare
+from riembn.evidence.verdicts import Question
 from riembn.experiment import Record, Store, preset
 from riembn.experiment.record import COLUMNS
 from riembn.geometry import sphere
@@ -119,6 +121,15 @@ def test_what_was_looked_at_before_counts_as_often(block, before, looks):
         expected = smallest_detectable(len(study.seeds), one.found.sd, len(found) * times)
         assert one.settled.detectable == pytest.approx(expected)
     assert study.looks == looks and len(found) >= 5
+
+
+@pytest.mark.parametrize(
+    ("what", "looks"), [("SGD-G at rate 0.2 minus SGD at rate 0.1", 2), ("SGD, both at rate 0.1", 1)]
+)
+def test_methods_beside_sgd_in_block_a_were_looked_at_before(what, looks):
+    where = f"{what}, at the end, vgg-11 × 0.125 on fashion-mnist (10,000 images), 12 epochs, drops=4 7 10"
+    for other, times in ((where, looks), (where.replace("10,000", "30,000"), 1)):
+        assert _looks(Comparison(other, "", (1.0,) * 10, (2.0,) * 10, "points", Question())) == times
 
 
 def test_generalization_is_asked_with_and_without_decay():

@@ -109,7 +109,8 @@ def compare(
             decided. None: all.
         less_is_better: Whether the smaller value is the better one.
         margin: Differences below it do not matter: a comparison that shows so is *equivalent within* it.
-        looks: How many times these runs were compared, each time with more seeds; p-values are multiplied by it.
+        looks: How many times these runs were compared, each time with more seeds or tries; p-values are multiplied
+            by it.
 
     Returns:
         One row a comparison: ``within``, ``by``, ``n``; ``difference`` (mean over seeds, minus the baseline), ``sd``

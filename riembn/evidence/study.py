@@ -38,7 +38,7 @@ class Study:
             base's has its own learning rate unless one is given here.
         baseline: The values of varied fields, or the method, that the others are compared with.
         seeds: Whole numbers, at least two.
-        looks: How many times it is compared, each time with more seeds; see `riembn.evidence.stats.compare`.
+        looks: How many times it is compared, each time with more seeds or tries; see `riembn.evidence.stats.compare`.
         tune: For each method (or for all, under ``"*"``) the grid: a mapping of fields to values, whose combinations
             are tried, or a sequence of mappings, each one try.
         holdout: Images of the validation set of the tuning runs.

@@ -31,8 +31,8 @@ class Question:
             than the margin? ``not worse``: is the first worse by less than the margin?
         margin: Differences below it do not matter; in the unit of the value. None: nothing is called equivalent.
         less_is_better: Whether a negative difference is the better one.
-        looks: How many times its runs were looked at, each time with more seeds, to decide it; its p-values are
-            multiplied by it (Bonferroni), so that it is wrongly decided at any of them with the same probability.
+        looks: How many times its runs were looked at, each time with more seeds or tries, to decide it; its p-values
+            are multiplied by it (Bonferroni), so that it is wrongly decided at any of them with the same probability.
     """
 
     asks: Literal["difference", "equivalence", "not worse"] = "difference"

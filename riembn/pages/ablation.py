@@ -305,6 +305,6 @@ def verdict(
         "\nIntervals are over seeds (initial weights, order, augmentation); the images are the same in every run."
     )
     if study.looks > 1:
-        lines.append(f"Seeds were added after a look at the first ones, so p-values are multiplied by {study.looks}.")
+        lines.append(f"Seeds or tries were added after a look, so p-values are multiplied by {study.looks}.")
     _say(typeset("\n".join(lines)))
     return said
