@@ -124,7 +124,7 @@ def test_what_was_looked_at_before_counts_as_often(block, before, looks):
 
 
 @pytest.mark.parametrize(
-    ("what", "looks"), [("SGD-G at rate 0.2 minus SGD at rate 0.1", 2), ("SGD, both at rate 0.1", 1)]
+    ("what", "looks"), [("SGD-G at rate 0.2 minus SGD at rate 0.1", 3), ("SGD, both at rate 0.1", 1)]
 )
 def test_methods_beside_sgd_in_block_a_were_looked_at_before(what, looks):
     where = f"{what}, at the end, vgg-11 × 0.125 on fashion-mnist (10,000 images), 12 epochs, drops=4 7 10"
@@ -700,6 +700,18 @@ def test_rates_around_which_block_e2_looks_are_those_that_block_e_chose():
         table = tuned.tuned(RECORDS)
         best = table[table["best"] & (table[field] == 0.1)].set_index("method")["lr"]
         assert best.to_dict() == {config.method: config.lr for config in around.configs()}
+
+
+def test_settings_of_the_controls_are_those_that_the_tuning_chose():
+    (small,), (color,) = DESIGNS["A"](), DESIGNS["B"]()
+    (best, *_) = small.configs(RECORDS)
+    matched = DESIGNS["A2"]()[1].base
+    assert (matched.lr, matched.weight_decay) == (best.lr, best.weight_decay)
+    tries = color.tuned(RECORDS).query("method == 'sgd'").sort_values("validation_error")
+    chosen = tries.groupby("weight_decay").head(1).set_index("weight_decay")["lr"].to_dict()
+    controls = {one.base.weight_decay: one.base.lr for one in DESIGNS["B2"]()}
+    best = tries[tries["best"]]
+    assert controls | dict(zip(best["weight_decay"], best["lr"], strict=True)) == chosen
 
 
 def test_verdicts_on_the_committed_records_are_their_numbers():

@@ -34,12 +34,12 @@ from .verdicts import MIXED, SUPPORTED, UNDECIDED, Settled, answer, settle, toge
 
 PLANNED = 10  # seeds, at most; a comparison with more was looked at before, with some of them
 # How often comparisons were made that have no more seeds than planned, or more than two looks behind them; by what is
-# in their names, and their cell. SGD-G's of block L were made with four of the six seeds, those of methods and SGD in
-# block A before their last tries, and all of block B when rates alone had been tuned, with six seeds, and twice before
-# their last tries.
+# in their names, and their cell. SGD-G's of block L were made with four of the six seeds; those of methods and SGD in
+# block A (and A0, to be safe) with five rates and before their last tries; all of block B when rates alone had been
+# tuned, with six seeds, and twice before their last tries.
 LOOKED_AT = {
     ("SGD-G at rate", "vgg-13 × 1 on cifar10-jpeg, 16 epochs"): 2,
-    (" minus SGD at rate", "vgg-11 × 0.125 on fashion-mnist (10,000 images), 12 epochs"): 2,
+    (" minus SGD at rate", "vgg-11 × 0.125 on fashion-mnist (10,000 images), 12 epochs"): 3,
     ("", "vgg-11 × 0.125 on cifar10-jpeg (10,000 images), 12 epochs"): 5,
 }
 PROVED, PROVED_IN_PART = "proved", "proved in part"
@@ -48,9 +48,9 @@ HOW = (
     "corrected together by Holm's method at 5 %. Intervals are Student's, 95 % each for itself, over seeds alone: all "
     "runs of a cell have the same images. A difference of the size after “could find” is found with a probability of "
     f"80 %, corrected alike. P-values count each look that was taken before: two where there are more than {PLANNED} "
-    "seeds, for SGD-G on VGG-13 (four of its six seeds), and for methods beside SGD in the cell on Fashion-MNIST "
-    "(before the last settings were tried); five on color images (rates alone, six seeds, twice before the last "
-    "settings). "
+    "seeds, and for SGD-G on VGG-13 (four of its six seeds); three for methods beside SGD in the cell on Fashion-MNIST "
+    "(five rates, and before the last settings were tried); five on color images (rates alone, six seeds, twice before "
+    "the last settings). "
     f"Equivalent is what differs by less than {POINTS:g} points of error, {LOSS:g} of loss, "
     f"{100 * ANGLE:g} % of an angle or {DISAGREEMENT:g} point of disagreement."
 )
