@@ -340,7 +340,7 @@ def test_altered_number_is_noticed(tmp_path, capsys):
 
 def test_design_says_what_is_missing(tmp_path, capsys):
     code, out, err = run(capsys, "design", "A", "--store", tmp_path, "--dry-run")
-    assert (code, err) == (0, "") and out == "block A, study 1: 136 runs, 96 to be run next\n"
+    assert (code, err) == (0, "") and out == "block A, study 1: 280 runs, 240 to be run next\n"
     assert run(capsys, "design", "Z", "--store", tmp_path)[0] == 2
 
 
