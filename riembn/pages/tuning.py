@@ -30,7 +30,7 @@ def tuning(study: Study, store: Store | str | Path) -> None:
         row: dict[str, Any] = {"method": look(best["method"]).label}
         row |= {FIELDS.get(name, name): value_text(best.get(name)) for name in study.vary}
         tried = [name for name in tries if name not in {"method", *study.vary, "cell", "best", study.tune_by}]
-        row |= {"tries": len(tries), "rates": f"{rates.min():g} to {rates.max():g}"}
+        row |= {"tries": len(tries), "rates": f"{rates.min():.3g} to {rates.max():.3g}"}
         row["best"] = ", ".join(f"{name} {value_text(best[name])}" for name in tried if best[name] == best[name])
         row["at the edge"] = ", ".join(edges(tries, tries[tries["best"]].iloc[0])) or "no"
         rows.append({**row, study.tune_by.replace("_", " "): best[study.tune_by]})
