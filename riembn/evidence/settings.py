@@ -112,7 +112,7 @@ def edges(tries: pandas.DataFrame, best: Any) -> list[str]:
     for name in (name for name in _SCALES if name in varied):
         # Rates are those beside which all else is the same; to each decay may belong other rates.
         others = [other for other in varied if other != name and name == "lr"]
-        values = tries.loc[[(row == best[others]).all() for _, row in tries[others].iterrows()], name]
+        values = tries.loc[(tries[others] == best[others]).all(axis=1), name]
         if best[name] in (values.min(), values.max()):
             found.append(name)
     return found
