@@ -28,6 +28,7 @@ SEEDS = range(10)
 AGAIN: dict[str, dict[str, Any]] = {
     "A": {"looks": 3},
     "A2": {"looks": 2},
+    "R": {"looks": 2},
     "C": {"seeds": range(12), "looks": 2},
     "E": {"seeds": range(20), "looks": 2},
     "L": {"seeds": range(6), "looks": 2},
@@ -90,6 +91,8 @@ _RELATIVES = {
     "sgdp": _RATES,
     "lars": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
+# SGDP has a decay of its own, of which a tenth acts where it projects; the first is its release's.
+_SGDP_BY_DECAY = {1e-5: 0.8, 5e-3: 0.8, 2e-2: 0.8, 8e-2: 0.4, 0.32: 0.1}
 
 
 def cell(**fields: object) -> RunConfig:
@@ -260,16 +263,26 @@ def around() -> list[Study]:
 
 
 def relatives() -> list[Study]:
-    """Block R: what others have made of the same rows, beside block A's methods: six rates each, rest_lr 0.1."""
-    others = {name: {"rest_lr": 0.1} for name in ("psi-sgd", *_RELATIVES)}
+    """Block R: what others have made of the same rows, beside block A's methods; 30 tries each, ten seeds.
+
+    Five rates were tried first, then a sixth, at one rate and one decay of the rest. Then each got as many tries as
+    block A's methods have: for SGDP over its own decay, for the others over the rest's rate and decay.
+    """
+    tune: dict[str, Any] = {name: _varied(_each(to), (0.0025, *_REST), at=0.01) for name, to in _RELATIVES.items()}
+    tune["sgdp"] = [
+        {"lr": lr, "rest_lr": 0.1, "options": {"weight_decay": decay}}
+        for decay, last in _SGDP_BY_DECAY.items()
+        for lr in _halved(last, 6)
+    ]
     return [
         Study(
             cell(),
             methods=(*METHODS, *_RELATIVES),
-            settings={**_PAPER_REST, **others},
+            settings=_PAPER,
             baseline="sgd",
-            seeds=range(5),
-            tune={**_RATES_ALONE, **{name: {"lr": rates} for name, rates in _RELATIVES.items()}},
+            seeds=SEEDS,
+            tune={**_TRIES, **tune},
+            **AGAIN["R"],
         )
     ]
 
