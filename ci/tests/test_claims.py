@@ -714,6 +714,14 @@ def test_settings_of_the_controls_are_those_that_the_tuning_chose():
     assert controls | dict(zip(best["weight_decay"], best["lr"], strict=True)) == chosen
 
 
+def test_relatives_are_tuned_over_as_many_tries_as_the_methods_of_block_a():
+    (small,), (all_methods,) = DESIGNS["A"](), DESIGNS["R"]()
+    tries = all_methods.tuned(RECORDS).groupby("method").size()
+    assert tries.to_dict() == dict.fromkeys(all_methods.methods, 30)
+    chosen = {config.digest() for config in all_methods.configs(RECORDS)}
+    assert {config.digest() for config in small.configs(RECORDS)} <= chosen
+
+
 def test_verdicts_on_the_committed_records_are_their_numbers():
     frame = Store(RECORDS).frame()
     frame = frame[frame["width"] == 0.25]  # the runs at preset rates; those of the blocks have other widths

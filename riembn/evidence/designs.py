@@ -23,8 +23,8 @@ METHODS = ("sgd", "sgd-g", "adam-g", "psi-sgd")
 SEEDS = range(10)
 # Blocks C and E were looked at with six and with ten seeds, which left their claims undecided. Then they got as many
 # again. Block L was looked at when SGD and SGD-G had four of its six seeds; A and A2 before their last tries, and A
-# with five rates; B when rates alone had been tuned, with six seeds, and twice before its last tries. P-values allow
-# for that.
+# with five rates; R with six tries a method and five seeds; B when rates alone had been tuned, with six seeds, and
+# twice before its last tries. P-values allow for that.
 AGAIN: dict[str, dict[str, Any]] = {
     "A": {"looks": 3},
     "A2": {"looks": 2},

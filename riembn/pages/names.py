@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from riembn.pages.palette import look
@@ -40,6 +41,8 @@ def value_text(value: Any) -> str:
     """A field's value as a reader knows it: none for no bound."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "none"
+    if isinstance(value, Mapping):  # options of an optimizer
+        return ", ".join(f"{name} {value_text(one)}" for name, one in value.items()) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
