@@ -17,8 +17,8 @@ from .optim import PSISGD, SGDG, AdamG, relatives
 RestName = Literal["sgd", "adam", "adamw"]
 MethodName = Literal[
     "sgd", "adam", "adamw", "sgd-g", "adam-g", "psi-sgd", "sgd-split", "pbwn", "oblique-sgd", "oblique-adam", "nero",
-    "muon-rows", "hyperball-sgd", "adam-h", "rotational-sgd", "rotational-adamw", "sgdp", "adamp", "radial-brake",
-    "adam-srt", "lars", "cayley-sgd",
+    "muon", "muon-rows", "hyperball-sgd", "adam-h", "rotational-sgd", "rotational-adamw", "sgdp", "adamp",
+    "radial-brake", "adam-srt", "lars", "cayley-sgd",
 ]  # fmt: skip
 """The package's own methods, for editors to complete; `methods` may hold more."""
 
@@ -123,6 +123,7 @@ _RELATIVES = {
     "oblique-sgd": Method(optimizer=relatives.ObliqueSGD, lr=1e-3, fields=_MOMENTUM),
     "oblique-adam": Method(optimizer=relatives.ObliqueAdam, lr=1e-3),
     "nero": Method(optimizer=relatives.Nero, lr=0.01),
+    "muon": Method(optimizer=relatives.Muon, lr=1e-3),
     "muon-rows": Method(optimizer=relatives.MuonRows, lr=0.24),
     "hyperball-sgd": Method(optimizer=relatives.HyperballSGD, lr=0.02, fields=_MOMENTUM),
     "adam-h": Method(optimizer=relatives.AdamH, lr=0.018),

@@ -99,7 +99,7 @@ def test_copies_go_their_own_way(method):
 
 
 # Of the others the next direction depends on the length of a row, which is what the book is about.
-BY_LENGTH = {"sgd-split", "adam-srt", "adamp", "radial-brake", "sgdp"}
+BY_LENGTH = {"sgd-split", "adam-srt", "adamp", "muon", "radial-brake", "sgdp"}
 SCALE_FREE = [name for name in ALL if riembn.methods[name].kind == "rows" and name not in BY_LENGTH]
 
 

@@ -1,6 +1,7 @@
 """Each relative is what its docstring says: the same as a neighbor where the formulas meet, in float64."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -31,6 +32,7 @@ METHODS = {
     "pbwn": lambda p: rel.PBWN(p, lr=0.1, every=2, tangent=True),
     "lars": lambda p: rel.LARS(p, lr=0.5, trust=0.1, weight_decay=0.01),
     "cayley-sgd": lambda p: rel.CayleySGD(p, lr=0.1),
+    "muon": lambda p: rel.Muon(p, lr=0.1),
     "muon-rows": lambda p: rel.MuonRows(p, lr=0.1),
 }
 UNIT = ("nero", "oblique-sgd", "oblique-adam", "cayley-sgd", "muon-rows")
@@ -162,7 +164,7 @@ def test_hyper_parameters_out_of_range_are_refused(name):
     defaults = METHODS[name]([nn.Parameter(rows_of(0))]).defaults
     wrong = {"lr": -1.0, "momentum": 1.0, "betas": (0.9, 1.0), "eps": -1.0, "weight_decay": math.nan}
     wrong |= {"delta": -1.0, "wd_ratio": 2.0, "trust": -1.0, "beta": 1.0, "outward": 1.5, "inward": -0.5}
-    wrong |= {"decay_of_norm": 1.0, "every": 0, "iterations": 0, "restore_every": 1.5, "steps": 0}
+    wrong |= {"decay_of_norm": 1.0, "every": 0, "iterations": 0, "restore_every": 1.5, "steps": -1}
     unranged = {"nesterov", "center", "transport", "by_row", "tangent", "row_dim", "conv_groups", "channels_per_row"}
     assert defaults.keys() <= wrong.keys() | unranged
     for option in defaults.keys() & wrong.keys():
@@ -241,6 +243,7 @@ LOSS_SCALE_FREE = {
     "nero": METHODS["nero"],
     "oblique-adam": lambda p: rel.ObliqueAdam(p, lr=0.02, eps=0.0),
     "adam-srt": lambda p: rel.AdamSRT(p, lr=0.02, eps=0.0),
+    "muon": METHODS["muon"],
     "muon-rows": METHODS["muon-rows"],
 }
 
@@ -271,7 +274,7 @@ def test_a_run_sets_its_options(name, network):
     plain = riembn.preset(f"vgg-11/digits/{name}")
     group = optimizer_of(plain, *network).param_groups[0]
     assert group["lr"] == riembn.methods[name].lr == plain.lr
-    assert group.get("momentum", 0.9) == (0.6 if name == "muon-rows" else 0.9)
+    assert group.get("momentum", 0.9) == {"muon": 0.95, "muon-rows": 0.6}.get(name, 0.9)
     for option, value in {"betas": (0.5, 0.6), "weight_decay": 0.25, "center": False, "trust": 0.5}.items():
         if option in group:
             other = plain.replace(options={option: value})
@@ -540,13 +543,29 @@ def test_cayley_keeps_rows_orthonormal_and_restores_them():
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
-def test_muon_without_norms_is_torchs_up_to_bfloat16(shape, monkeypatch):
-    monkeypatch.setattr("riembn.optim.relatives.muon.unit", lambda x: x)
+def test_muon_is_torchs_up_to_bfloat16(shape):
     w, grads = rows_of(0, *shape).float(), [rows_of(i, *shape).float() for i in range(1, 4)]
-    ours = stepped(lambda p: rel.MuonRows(p, lr=0.1, momentum=0.95, steps=5), w, *grads)
-    torchs = stepped(lambda p: torch.optim.Muon(p, lr=0.1, weight_decay=0, ns_steps=5), w, *grads)
+    ours = stepped(lambda p: rel.Muon(p, lr=0.1), w, *grads)
+    torchs = stepped(lambda p: torch.optim.Muon(p, lr=0.1), w, *grads)
     torch.testing.assert_close(ours, torchs, rtol=0, atol=0.02)
     assert float((ours - w).abs().max()) > 0.1
+
+
+def test_muons_signature_is_torchs_but_for_names():
+    torchs = inspect.signature(torch.optim.Muon).parameters
+    for name, ours in inspect.signature(rel.Muon).parameters.items():
+        assert ours.default == torchs["ns_steps" if name == "steps" else name].default
+
+
+@given(seed=seeds, steps=st.sampled_from([0, 3, 5]), lr=st.floats(1e-3, 0.3))
+def test_muon_on_rows_is_muon_without_decay_and_then_unit_rows(seed, steps, lr):
+    w, g = rows_of(seed) / rows_of(seed).norm(dim=1, keepdim=True), rows_of(seed + 1)
+    options = {"lr": lr, "momentum": 0.6, "steps": steps}
+    free = stepped(lambda p: rel.Muon(p, weight_decay=0.0, **options), w, g)
+    ours = stepped(lambda p: rel.MuonRows(p, **options), w, g)
+    torch.testing.assert_close(ours, free / free.norm(dim=1, keepdim=True), rtol=1e-12, atol=1e-12)
+    if not steps:  # as long as an orthogonal step of three rows, in the gradient's direction
+        torch.testing.assert_close(free, w - lr * 3**0.5 * g / g.norm(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [3, 5])

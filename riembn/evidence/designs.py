@@ -24,7 +24,7 @@ SEEDS = range(10)
 # Blocks C and E were looked at with six and with ten seeds, which left their claims undecided. Then they got as many
 # again. Block L was looked at when SGD and SGD-G had four of its six seeds; A and A2 before their last tries, and A
 # with five rates; R with five and six tries a method and five seeds; B when rates alone had been tuned, with six seeds,
-# and twice before its last tries. P-values allow for that.
+# and twice before its last tries. Block M's Rotational had been seen with six tries. P-values allow for that.
 AGAIN: dict[str, dict[str, Any]] = {
     "A": {"looks": 3},
     "A2": {"looks": 2},
@@ -33,6 +33,7 @@ AGAIN: dict[str, dict[str, Any]] = {
     "E": {"seeds": range(20), "looks": 2},
     "L": {"seeds": range(6), "looks": 2},
     "B": {"seeds": range(12), "looks": 5},
+    "M": {"seeds": range(12), "looks": 2},
 }
 # Channels, height and width of the images, and how many train.
 _IMAGES = {
@@ -75,6 +76,14 @@ _TRIES: dict[str, Any] = {
     "adam-g": _varied(_each(_RATES_ADAM), (0.0025, *_REST), at=0.01),
     "psi-sgd": _varied(_PSI, (0.0025, *_REST), at=0.01),
 }
+_BY_DECAY_COLOR = {5e-4: 0.8, 2e-3: 0.8, 8e-3: 0.8, 3.2e-2: 0.2, 0.128: 0.05}
+_REST_COLOR = (*_REST, 0.4)
+_TRIES_COLOR: dict[str, Any] = {
+    "sgd": [one for decay, last in _BY_DECAY_COLOR.items() for one in _each(_halved(last, 7), weight_decay=decay)],
+    "sgd-g": _varied(_each(_halved(0.8, 7)), _REST_COLOR, at=0.1),
+    "adam-g": _varied(_each(_halved(0.2, 7)), _REST_COLOR, at=0.1),
+    "psi-sgd": _varied([*_each([0.0125]), *_PSI], _REST_COLOR, at=0.4),
+}
 _RATES_ALONE: dict[str, Any] = {
     "sgd": {"lr": _RATES}, "sgd-g": {"lr": _RATES}, "adam-g": {"lr": _RATES_ADAM}, "psi-sgd": _PSI,
 }  # fmt: skip
@@ -91,6 +100,8 @@ _RELATIVES = {
     "sgdp": _RATES,
     "lars": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
+# Muon's rate times its decay sets the angle at which its lengths balance.
+_MUON_BY_DECAY = {0.0: 3.84, 0.03: 1.92, 0.1: 0.48, 0.3: 0.24, 1.0: 0.06}
 # SGDP has a decay of its own, of which a tenth acts where it projects; the first is its release's.
 _SGDP_BY_DECAY = {1e-5: 0.8, 5e-3: 0.8, 2e-2: 0.8, 8e-2: 0.4, 0.32: 0.1}
 
@@ -142,15 +153,7 @@ def second_cell() -> list[Study]:
     Then, beside the rate, came what block A tunes; then six more seeds; then a third decay of SGD and a third rate of
     the rest for the others; last two more decays for SGD, and two of the rest for the others.
     """
-    rest = (*_REST, 0.4)
-    lasts = {5e-4: 0.8, 2e-3: 0.8, 8e-3: 0.8, 3.2e-2: 0.2, 0.128: 0.05}
-    tune: dict[str, Any] = {
-        "sgd": [one for decay, last in lasts.items() for one in _each(_halved(last, 7), weight_decay=decay)],
-        "sgd-g": _varied(_each(_halved(0.8, 7)), rest, at=0.1),
-        "adam-g": _varied(_each(_halved(0.2, 7)), rest, at=0.1),
-        "psi-sgd": _varied([*_each([0.0125]), *_PSI], rest, at=0.4),
-    }
-    return _tuned_alike(cell(dataset="cifar10-jpeg"), tune=tune, **AGAIN["B"])
+    return _tuned_alike(cell(dataset="cifar10-jpeg"), tune=_TRIES_COLOR, **AGAIN["B"])
 
 
 def each_decay() -> list[Study]:
@@ -317,6 +320,48 @@ def evenness() -> list[Study]:
     ]
 
 
+def orthogonal_steps() -> list[Study]:
+    """Block M: is Muon rows ahead by its orthogonal steps or by its lengths, and is it ahead on color images too?
+
+    In block R it was the first of twelve. The tries of that block are shared. One control takes steps that are as long
+    and not orthogonal; the other leaves lengths free and tunes their decay, with the rest as Muon rows' tuning chose
+    it. Foretold before these runs: without orthogonal steps the lead is gone; with free lengths it is not, since decay
+    balances them; and on color images, in block B's cell with its tries, Muon rows is ahead of SGD.
+    """
+    rest, color = {"rest_lr": 0.01, "weight_decay": 2e-3}, ("muon-rows", "rotational-sgd")
+    tries = _varied(_each(_RELATIVES["muon-rows"]), (0.0025, *_REST), at=0.01)
+    free = [
+        {"lr": lr, "options": {"momentum": 0.6, "steps": 3, "weight_decay": decay}}
+        for decay, last in _MUON_BY_DECAY.items()
+        for lr in _halved(last, 6)
+    ]
+    tune = {name: _varied(_each(_halved(_RELATIVES[name][-1], 7)), _REST_COLOR, at=0.1) for name in color}
+    return [
+        Study(
+            cell(method="muon-rows"),
+            vary={"options": [{}, {"steps": 0}]},
+            baseline={"options": {}},
+            seeds=SEEDS,
+            tune={"muon-rows": tries},
+        ),
+        Study(
+            cell(),
+            methods=("muon-rows", "muon"),
+            settings={"muon": rest},
+            baseline="muon-rows",
+            seeds=SEEDS,
+            tune={"muon-rows": tries, "muon": free},
+        ),
+        Study(
+            cell(dataset="cifar10-jpeg"),
+            methods=("sgd", *color),
+            baseline="sgd",
+            tune={"sgd": _TRIES_COLOR["sgd"], **tune},
+            **AGAIN["M"],
+        ),
+    ]
+
+
 def residual_networks() -> list[Study]:
     """Block G (P2, P3): a network of Yi's tables on a part of its images, sources' rates, without and with decay."""
     part: dict[str, Any] = {"network": "resnet-20", "width": 1.0, "dataset": "cifar10-jpeg"}
@@ -373,6 +418,7 @@ DESIGNS: dict[str, Callable[[], list[Study]]] = {
     "A0": ends_without_decay,
     "R": relatives,
     "V": evenness,
+    "M": orthogonal_steps,
     "H": rest_rates,
     "A2": split_rates,
     "B": second_cell,

@@ -105,6 +105,7 @@ NAMES = {
     "pbwn": "PBWN",
     "nero": "Nero",
     "lars": "LARS",
+    "muon": "Muon",
     "muon-rows": "Muon rows",
     "hyperball-sgd": "Hyperball",
     "adam-h": "AdamH",

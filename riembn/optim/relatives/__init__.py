@@ -7,6 +7,7 @@ from .cayley import CayleySGD as CayleySGD
 from .hyperball import AdamH as AdamH
 from .hyperball import HyperballSGD as HyperballSGD
 from .lars import LARS as LARS
+from .muon import Muon as Muon
 from .muon import MuonRows as MuonRows
 from .nero import Nero as Nero
 from .oblique import ObliqueAdam as ObliqueAdam

@@ -40,6 +40,7 @@ MEMBERS: dict[str, tuple[int, str]] = {
     "Hyperball": (2026, KINDS[3]),
     "PBWN": (2017, KINDS[4]),
     "Nero": (2021, KINDS[4]),
+    "Muon": (2024, KINDS[0]),
     "Muon rows": (2024, KINDS[4]),
     "Oblique SGD": (2025, KINDS[4]),
     "SGD-G": (2017, KINDS[5]),
@@ -102,6 +103,7 @@ def _muon(params: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     return muon.MuonRows(params, lr / float(muon.newton_schulz(one, 3)), momentum=0.0)
 
 
+_muon_free = partial(muon.Muon, momentum=0.6, steps=3, weight_decay=0.0)
 _plain: dict[str, Any] = {"momentum": 0.0}
 _hyperball, _pbwn = partial(hyperball.HyperballSGD, **_plain), partial(pbwn.PBWN, **_plain)
 _sgd_g, _adam_g = partial(SGDG, grad_clip=None), partial(AdamG, grad_clip=None, eps=0.0)
@@ -131,5 +133,6 @@ MEETINGS = (
     ),
     Meeting("Rotational", "Hyperball", "first step, its angle", None, _rotational, _hyperball),
     Meeting("Muon rows", "Hyperball", "one row, its factor", None, _muon, _hyperball),
+    Meeting("Muon", "Muon rows", "first step, no decay", None, _muon_free, muon.MuonRows),
 )
 """Every method but SGD and Adam meets another; those two are the plain ends."""

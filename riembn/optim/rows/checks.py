@@ -62,7 +62,8 @@ RANGES = {
     **dict.fromkeys(("weight_decay", "trust", "delta"), Range()),
     **dict.fromkeys(("wd_ratio", "outward", "inward"), Range(high=1)),
     **dict.fromkeys(("beta", "decay_of_norm"), Range(high=1, open_high=True)),
-    **dict.fromkeys(("steps", "every", "iterations", "restore_every"), Range(low=1, whole=True)),
+    **dict.fromkeys(("every", "iterations", "restore_every"), Range(low=1, whole=True)),
+    "steps": Range(whole=True),
 }
 BETAS = Range(high=1, open_high=True)
 
