@@ -280,6 +280,10 @@ def test_edges_of_a_grid_are_those_of_rates_and_decays():
             for lr, m in ((0.1, 0.9), (0.2, 0.9), (0.4, 0.9), (1.0, 0.0))]  # fmt: skip
     assert at(rest, 5) == [] and at(rest, 1) == ["rest_lr"]
     assert at(rest, 7) == ["lr"]  # without momentum one rate was tried
+    own = [{"lr": lr, "options": {"weight_decay": decay, "steps": 3, "nesterov": True}} for decay in (0.0, 0.1, 0.3)
+           for lr in (0.1, 0.2, 0.4)]  # fmt: skip
+    assert at(own, 4) == [] and at(own, 7) == ["the optimizer's weight_decay"] and at(own, 3) == ["lr"]
+    assert at(own, 1) == []  # no decay is less than none
 
 
 def marks(runs):

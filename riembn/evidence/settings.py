@@ -7,7 +7,7 @@ epochs, which is what such runs are for. It is *preset* if it has the settings o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas
@@ -103,19 +103,31 @@ def curves(runs: pandas.DataFrame, method: str) -> list[pandas.DataFrame]:
 def edges(tries: pandas.DataFrame, best: Any) -> list[str]:
     """The rates and decays of a grid's best try that are the grid's first or last: a better one may lie beyond.
 
+    An optimizer's own options that are numbers count too. Beyond a value of 0 nothing lies.
+
     Args:
-        tries: A row a try.
+        tries: A row a try; ``options`` are mappings, or one text for all.
         best: The row of the best one.
     """
-    varied = [name for name in TUNED_FIELDS if name in tries and tries[name].nunique() > 1]
-    found = []
-    for name in (name for name in _SCALES if name in varied):
+    own = _options(tries)
+    tries = tries.join(own)
+    varied = [name for name in (*TUNED_FIELDS, *own) if name in tries and tries[name].nunique() > 1]
+    found, chosen = [], tries.loc[best.name]
+    for name in (name for name in (*_SCALES, *own) if name in varied):
         # Rates are those beside which all else is the same; to each decay may belong other rates.
         others = [other for other in varied if other != name and name == "lr"]
-        values = tries.loc[(tries[others] == best[others]).all(axis=1), name]
-        if best[name] in (values.min(), values.max()):
+        values = tries.loc[(tries[others] == chosen[others]).all(axis=1), name]
+        if chosen[name] and chosen[name] in (values.min(), values.max()):
             found.append(name)
     return found
+
+
+def _options(tries: pandas.DataFrame) -> pandas.DataFrame:
+    """The numbers among the options that are tried, a column each."""
+    if "options" not in tries or not all(isinstance(one, Mapping) for one in tries["options"]):
+        return pandas.DataFrame(index=tries.index)
+    spread = pandas.DataFrame([*tries["options"]], index=tries.index).select_dtypes("number")
+    return spread.add_prefix("the optimizer's ")
 
 
 class _Best(NamedTuple):
