@@ -28,7 +28,8 @@ CELLS = {
          "table-decay-shown", "table-by-angle-drawn", "table-by-angle-shown", "table-size-runs", "table-yi-runs"], 8, 1
     ),
     "13-relatives": (
-        ["study", "compared", "decay-tuned", "spread-drawn", "even-thresholds", "even-color"], 4, 2
+        ["study", "compared", "decay-tuned", "orthogonal-steps", "orthogonal-lengths",
+         "orthogonal-color", "spread-drawn", "even-thresholds", "even-color"], 7, 3
     ),
 }
 

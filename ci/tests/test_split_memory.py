@@ -103,9 +103,9 @@ def test_a_standardized_weight_of_any_size_is_invariant(size):
     assert [entry.granularity for entry in found.values() if entry.parameter.dim() > 1] == ["channel"] * 2
 
 
-def test_memory_is_looked_at_after_each_function_and_gradient_and_returned_after_each_pass(monkeypatch):
+def test_memory_is_looked_at_before_each_function_after_each_gradient_and_returned_after_each_pass(monkeypatch):
     looked, trimmed = [], []
-    monkeypatch.setattr(heap.Heap, "look", lambda self, freed=0: looked.append(freed))
+    monkeypatch.setattr(heap.Heap, "look", lambda self, freed=0, wanted=0: looked.append(freed))
     monkeypatch.setattr(heap.Heap, "trim", lambda self: trimmed.append(self))
     net = plain()
     split(net, torch.randn(2, 48, 2, 2))
@@ -113,7 +113,7 @@ def test_memory_is_looked_at_after_each_function_and_gradient_and_returned_after
     assert sum(freed > 0 for freed in looked) == backward * parameters
     assert looked.count(0) >= passes * len(net)
     assert sum(looked) == backward * sum(8 * p.numel() for p in net.parameters())  # in float64
-    assert len(trimmed) == passes + 1  # and once the copy is gone
+    assert len(trimmed) == 1 + passes + 1  # once the copy is made, and once it is gone
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")

@@ -23,18 +23,20 @@ NONE = Heap(0)
 
 
 class Sizes(TorchDispatchMode):
-    """Notes the batch of each convolution, and of each gradient of one."""
+    """Notes the batch of each convolution, and of each gradient of one, and the groups of the gradients."""
 
     def __init__(self) -> None:
         super().__init__()
         self.forward: list[int] = []
         self.backward: list[int] = []
+        self.groups: list[int] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.convolution.default:
             self.forward.append(len(args[0]))
         if func is torch.ops.aten.convolution_backward.default:
             self.backward.append(len(args[0]))
+            self.groups.append(args[9])
         return func(*args, **(kwargs or {}))
 
 
@@ -147,14 +149,31 @@ def test_a_gradient_is_not_taken_by_slices_where_the_weight_is_larger_than_the_p
         assert sizes.forward == [1] * 4 and sizes.backward == expected
 
 
+@pytest.mark.parametrize(("room", "expected"), [(1, [1] * 5), (2.5, [2, 2, 1]), (3, [5]), (5, [5])])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_as_many_groups_as_have_room_are_taken_at_a_time(room, expected, bias, rows):
+    given = [normal(1, 10, 6, 6), normal(5 * rows, 2, 3, 3), *([normal(5 * rows)] if bias else [])]
+    told = []
+    for mode in (Sizes(), Patches(Heap(room * given[0].nbytes // 5 * 9))):
+        leaves = [t.clone().requires_grad_() for t in given]
+        with (sizes := Sizes()), mode:
+            F.conv2d(*leaves, stride=2, padding=1, groups=5).square().sum().backward()
+        told.append([leaf.grad for leaf in leaves])
+    assert sizes.groups == expected
+    for one, other in zip(*told, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("asked", [(True,) * 3, (True, False, False), (False, True, False), (False, False, True)])
-def test_gradients_that_are_not_asked_for_are_not_made(asked):
-    given = [normal(3, 2, 6, 6), normal(4, 2, 3, 3), normal(4)]
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gradients_that_are_not_asked_for_are_not_made(asked, groups):
+    given = [normal(3, 2 * groups, 6, 6), normal(4, 2, 3, 3), normal(4)]
     told = []
     for mode in (Sizes(), Patches(NONE)):
         leaves = [t.clone().requires_grad_(wanted) for t, wanted in zip(given, asked, strict=True)]
         with mode:
-            F.conv2d(*leaves).square().sum().backward()
+            F.conv2d(*leaves, groups=groups).square().sum().backward()
         told.append([leaf.grad for leaf in leaves])
     assert [g is not None for g in told[1]] == list(asked)
     for one, other in zip(*told, strict=True):
@@ -217,7 +236,7 @@ def test_a_small_network_is_not_cut_into_thousands_of_slices(monkeypatch):
         own = getattr(Patches, name)
         monkeypatch.setattr(Patches, name, lambda *given, own=own: calls.append(1) or own(*given))
     parts: list[None] = []
-    monkeypatch.setattr(Heap, "look", lambda self, freed=0: parts.append(None))
+    monkeypatch.setattr(Heap, "look", lambda self, freed=0, wanted=0: parts.append(None))
     layers = [layer for _ in range(6) for layer in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())]
     net = nn.Sequential(nn.Conv2d(1, 4, 1), *layers)
     assert split(net, torch.randn(2048, 1, 8, 8)).invariant

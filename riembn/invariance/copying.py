@@ -93,6 +93,9 @@ class _Copying(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__ and type(args[0]) is Tensor:
             tensor, memo = args
-            memo[id(tensor)] = _settled(tensor.detach()).clone().requires_grad_(tensor.is_leaf and tensor.requires_grad)
+            own = tensor.detach()
+            settled = _settled(own)
+            settled = settled.clone() if settled is own else settled  # else it is a copy already
+            memo[id(tensor)] = settled.requires_grad_(tensor.is_leaf and tensor.requires_grad)
             return memo[id(tensor)]
         return func(*args, **(kwargs or {}))

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from riembn.invariance.heap import Heap
 from riembn.invariance.patches import CONVOLUTIONS, Patches
 
-# In place of eps, which torch wants positive. What is normalized is brought to size 1 first, so that this is below
-# rounding beside any variance.
+# In place of eps, which torch wants positive. What is too small for this to be below rounding beside its variance is
+# brought to size 1 first.
 TINY = 1e-20
 # A channel that varies by less beside its own size is constant: what is left of it is rounding.
 _CONSTANT = 1e-8
@@ -71,7 +71,7 @@ class Exact(TorchFunctionMode):
         eps: False takes the eps of every normalization function away; True leaves each as it is.
         through: Whether gradients go through ``detach``, ``.data`` and ``no_grad``, so that they tell what a weight
             does to the output, and not what an optimizer would be told.
-        heap: Is looked at after each function.
+        heap: Is looked at before each function.
 
     Attributes:
         normalizations: How many calls of normalization functions were met.
@@ -110,9 +110,9 @@ class Exact(TorchFunctionMode):
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
         slices = func in CONVOLUTIONS and not torch.jit.is_tracing()  # which would note them as the model's
+        self._heap.look(wanted=max((a.nbytes for a in args if isinstance(a, Tensor)), default=0))
         with Patches(self._heap) if slices else contextlib.nullcontext():
             result = self._call(func, args, kwargs, in_place)
-        self._heap.look()
         return result if in_place else _wide(result)
 
     def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, in_place: bool) -> Any:
@@ -134,7 +134,7 @@ class Exact(TorchFunctionMode):
             return args[0].view_as(args[0]) if taken else func(*args, **kwargs)
 
     def _normalize(self, func: Callable[..., Any], arguments: dict[str, Any]) -> None:
-        """Take eps away, and bring the input to size 1, so that a channel is as exact at any size of its own."""
+        """Take eps away; where it would still count beside what is normalized, bring the input to size 1."""
         self.normalizations += 1
         x = arguments["input"]
         statistics = True
@@ -151,8 +151,7 @@ class Exact(TorchFunctionMode):
         arguments["eps"] = TINY
         if statistics and x.numel():
             spread = _spread(func, x.detach(), arguments)
-            # A weight that is normalized itself stays in memory anyway; a second one would be kept for the gradient.
-            if not at_rest(x) or not bool((spread.isfinite() & (spread > _SPREAD_OUT)).all()):
+            if not _all_spread_out(spread):
                 arguments["input"] = x * spread.reciprocal()
 
 
@@ -199,6 +198,13 @@ def _spread(func: Callable[..., Any], x: Tensor, arguments: dict[str, Any]) -> T
     if together is x:
         return spread
     return spread.repeat_interleave(x.size(1) // groups, 1).view(*x.shape[:2], *(1,) * (x.dim() - 2))
+
+
+def _all_spread_out(spread: Tensor) -> bool:
+    try:
+        return bool((spread.isfinite() & (spread > _SPREAD_OUT)).all())
+    except RuntimeError:  # under torch.vmap nobody can ask
+        return False
 
 
 def _require(values: int, kind: str) -> None:

@@ -25,8 +25,9 @@ def mapped(value: Any, f: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-_FEWEST_SAMPLES, _ENTRIES = 4, 2**17
-"""Larger batches tell nothing new. What eps costs needs enough values a channel, of which small images have few."""
+_FEWEST_SAMPLES, _ENTRIES = 2, 2**17
+"""Larger batches tell nothing new. What eps costs needs enough values a channel, of which small images have few; and
+two samples, as a pooled channel of one is what its normalization made it, whatever the weights are."""
 _OF_A_TOKEN = 64  # an integer stands for a vector
 
 

@@ -26,10 +26,15 @@ class Heap:
     def __init__(self, step: float) -> None:
         self.step, self._held, self._freed = step, _resident(), 0
 
-    def look(self, freed: int = 0) -> None:
-        """Return free pages if the process has grown since it last held least, or much was ``freed``: so many bytes."""
+    def look(self, freed: int = 0, wanted: int = 0) -> None:
+        """Return free pages if the process has grown since it last held least, or will, or much was freed.
+
+        Args:
+            freed: Bytes that were given back since the last look.
+            wanted: Bytes that are asked for next.
+        """
         held, self._freed = _resident(), self._freed + freed
-        if held > self._held + self.step or self._freed > _MUCH * self.step:
+        if held + wanted > self._held + self.step or self._freed > _MUCH * self.step:
             self.trim()
         else:
             self._held = min(held, self._held)

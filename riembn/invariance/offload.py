@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 import threading
@@ -115,7 +116,7 @@ class Offload(torch.autograd.graph.saved_tensors_hooks):
             return place
 
     def _read(self, place: _Place) -> Tensor:
-        self._heap.look()
+        self._heap.look(wanted=place.dtype.itemsize * math.prod(place.shape))
         ordered = torch.empty(place.shape, dtype=place.dtype)
         with self._lock:
             if self._file.closed:

@@ -64,7 +64,7 @@ def split(
             training mode its own flags count, so a BatchNorm frozen by ``.eval()`` is no normalization.
         example_input: One batch of any size: a tensor, a tuple of positional arguments, a dict of keyword
             arguments. Of a large one the first samples are used, as many as have 2**17 numbers in all (an
-            integer counts as 64) and four at least; all of them where the model or the loss refuses those, or
+            integer counts as 64) and two at least; all of them where the model or the loss refuses those, or
             where they leave a weight without effect. A batch too small for the network's BatchNorm is completed
             by noisy copies.
         rule: "invariant" measures. "paper" takes what Cho and Lee's release takes, every convolution with

@@ -70,6 +70,7 @@ class Trial:
         self.twin.eps, self.twin.generic = True, False
         outputs, own_point = self.twin.run(gradients=True)
         self.own_outputs = [t.detach() for t in outputs]
+        del outputs  # with their graph
         self.twin.eps, self.twin.generic = False, True
         self.outputs, self._states = [], [0]
         for weight in self.weights:

@@ -79,6 +79,7 @@ class Twin:
         self.parameters = dict(self.model.named_parameters())
         self._state = State(self.model)
         self._heap = Heap(max(sum(p.nbytes for p in self.parameters.values()) / 8, _LEAST_STEP))
+        self._heap.trim()
         for parameter in self.parameters.values():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.requires_grad_()  # a frozen one can be unfrozen later
