@@ -280,10 +280,12 @@ def test_edges_of_a_grid_are_those_of_rates_and_decays():
             for lr, m in ((0.1, 0.9), (0.2, 0.9), (0.4, 0.9), (1.0, 0.0))]  # fmt: skip
     assert at(rest, 5) == [] and at(rest, 1) == ["rest_lr"]
     assert at(rest, 7) == ["lr"]  # without momentum one rate was tried
-    own = [{"lr": lr, "options": {"weight_decay": decay, "steps": 3, "nesterov": True}} for decay in (0.0, 0.1, 0.3)
-           for lr in (0.1, 0.2, 0.4)]  # fmt: skip
-    assert at(own, 4) == [] and at(own, 7) == ["the optimizer's weight_decay"] and at(own, 3) == ["lr"]
-    assert at(own, 1) == []  # no decay is less than none
+    own = [{"method": "muon", "lr": lr, "options": {**decay, "steps": 3, "nesterov": True}}
+           for decay in ({"weight_decay": 0.0}, {}, {"weight_decay": 0.3}) for lr in (0.1, 0.2, 0.4)]  # fmt: skip
+    assert at(own, 4) == []  # the optimizer's own, 0.1
+    assert at(own, 7) == ["the optimizer's weight_decay"] and at(own, 3) == ["lr"]
+    assert at(own[3:], 1) == ["the optimizer's weight_decay"]
+    assert at(own, 1) == []  # nothing is less than no decay
 
 
 def marks(runs):
@@ -724,6 +726,18 @@ def test_relatives_are_tuned_over_as_many_tries_as_the_methods_of_block_a():
     assert tries.to_dict() == dict.fromkeys(all_methods.methods, 30)
     chosen = {config.digest() for config in all_methods.configs(RECORDS)}
     assert {config.digest() for config in small.configs(RECORDS)} <= chosen
+
+
+def test_controls_of_muon_rows_have_its_tries_and_what_its_tuning_chose():
+    (relatives,), (bare, free, color) = DESIGNS["R"](), DESIGNS["M"]()
+    (best, *_) = (config for config in relatives.configs(RECORDS) if config.method == "muon-rows")
+    for study in (bare, free):
+        assert study.configs(RECORDS)[0] == best
+        assert study.tuned(RECORDS).groupby("cell").size().tolist() == [30, 30]
+    assert {(one.rest_lr, one.weight_decay) for one in free.configs(RECORDS)} == {(best.rest_lr, best.weight_decay)}
+    assert color.tuned(RECORDS).groupby("method").size().to_dict() == dict.fromkeys(color.methods, 35)
+    sgd = {config.digest() for config in DESIGNS["B"]()[0].configs(RECORDS) if config.method == "sgd"}
+    assert sgd <= {config.digest() for config in color.configs(RECORDS)}
 
 
 def test_verdicts_on_the_committed_records_are_their_numbers():

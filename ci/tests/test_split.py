@@ -277,7 +277,7 @@ class Sizes(nn.Module):
         self.hidden, self.norm, self.head = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Sizes":
-        copied = Sizes(self.fixed)
+        copied = type(self)(self.fixed)
         copied.load_state_dict(self.state_dict())
         copied.seen = self.seen
         return copied
@@ -313,6 +313,22 @@ def test_a_batch_is_left_whole_where_its_size_matters() -> None:
     assert split(late, batch(many, 6), loss=lambda y: y[30_000:].square().sum())["hidden.weight"].invariant
     for model in (fixed, judged, several, late):
         assert enough_samples(batch(many, 6)) == 2**17 // 6 and {*model.seen} == {many}
+
+
+class Pooled(Sizes):
+    """What is normalized has one value a sample, or ``a pixel``."""
+
+    def forward(self, x: Tensor, a_pixel: bool = False) -> Tensor:
+        self.seen.append(len(x))
+        x = x.movedim(1, -1).flatten(0, 2) if a_pixel else x.mean((2, 3))
+        return self.head(torch.relu(self.norm(self.hidden(x))))
+
+
+def test_of_large_samples_two_do_or_four_where_these_are_normalized_alone() -> None:
+    images = torch.randn(8, 6, 160, 160, generator=torch.Generator().manual_seed(0))
+    for given, seen in ((images, {2, 4}), ({"x": images, "a_pixel": True}, {2})):
+        model = Pooled()
+        assert split(model, given)["hidden.weight"].invariant and {*model.seen} == seen
 
 
 class TwoPaths(nn.Module):

@@ -14,6 +14,7 @@ import pandas
 
 from ..experiment.config import FIELDS
 from ..experiment.presets import method_settings
+from ..methods import methods
 
 NAMES = {"sgd": "SGD", "sgd-g": "SGD-G", "adam-g": "Adam-G", "psi-sgd": "PSI-SGD"}
 TUNING_SEEDS = (100, 101)
@@ -126,8 +127,14 @@ def _options(tries: pandas.DataFrame) -> pandas.DataFrame:
     """The numbers among the options that are tried, a column each."""
     if "options" not in tries or not all(isinstance(one, Mapping) for one in tries["options"]):
         return pandas.DataFrame(index=tries.index)
-    spread = pandas.DataFrame([*tries["options"]], index=tries.index).select_dtypes("number")
-    return spread.add_prefix("the optimizer's ")
+    # A configuration leaves out what is its optimizer's default.
+    known = {name: methods[name].defaults() if name in methods else {} for name in tries["method"].unique()}
+    names = {name for one in tries["options"] for name in one}
+    rows = [
+        {name: one.get(name, known[method].get(name)) for name in sorted(names)}
+        for method, one in zip(tries["method"], tries["options"], strict=True)
+    ]
+    return pandas.DataFrame(rows, index=tries.index).select_dtypes("number").add_prefix("the optimizer's ")
 
 
 class _Best(NamedTuple):

@@ -43,6 +43,11 @@ def enough_samples(example: Any) -> int | None:
     return enough if enough < samples else None
 
 
+def more_samples(count: int) -> int | None:
+    """How many to take where so many lead nowhere: a few more, for what is normalized over samples alone, then all."""
+    return 2 * _FEWEST_SAMPLES if count < 2 * _FEWEST_SAMPLES else None
+
+
 def first_samples(example: Any, count: int | None) -> Any:
     """The example with so many samples; None leaves it whole."""
     return example if count is None else mapped(example, lambda tensor: tensor[:count])

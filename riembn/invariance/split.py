@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from riembn.invariance.candidates import candidates
 from riembn.invariance.copying import one_line
 from riembn.invariance.exact import TooFewValues
-from riembn.invariance.example import described, enough_samples, slip
+from riembn.invariance.example import described, enough_samples, more_samples, slip
 from riembn.invariance.granularity import Weight
 from riembn.invariance.heap import Heap
 from riembn.invariance.reasons import Reasons
@@ -152,10 +152,10 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
             trial.look()
             if twin.samples is None or (_finite(trial) and all(w.reached and not w.silent for w in trial.weights)):
                 break
-            twin.samples = None  # others may lead where these do not
+            twin.samples = more_samples(twin.samples)  # others may lead where these do not
         except TooFewValues as error:
             if twin.samples:
-                twin.samples = None
+                twin.samples = more_samples(twin.samples)
                 continue
             if twin.copies > 1 or not widen or error.kind != "BatchNorm" or error.values == 0:
                 raise ValueError(
@@ -170,7 +170,7 @@ def _start(trial: Trial, example_input: Any, *, widen: bool) -> None:
                 twin.offloads = False
                 continue
             if twin.samples:  # a size that is written down somewhere, or targets of the whole batch in the loss
-                twin.samples, twin.offloads = None, True
+                twin.samples, twin.offloads = more_samples(twin.samples), True
                 continue
             if twin.through:  # what leaves the graph may be worked on in ways that gradients forbid
                 twin.through, twin.samples, twin.offloads = False, enough_samples(example_input), True
