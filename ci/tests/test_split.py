@@ -326,7 +326,7 @@ class Pooled(Sizes):
 
 def test_of_large_samples_two_do_or_four_where_these_are_normalized_alone() -> None:
     images = torch.randn(8, 6, 160, 160, generator=torch.Generator().manual_seed(0))
-    for given, seen in ((images, {2, 4}), ({"x": images, "a_pixel": True}, {2})):
+    for given, seen in ((images, {4}), ({"x": images, "a_pixel": True}, {2})):
         model = Pooled()
         assert split(model, given)["hidden.weight"].invariant and {*model.seen} == seen
 
