@@ -128,10 +128,7 @@ def _pooled(
                 'come; give None or "loky" for processes, "threading", or "dask" with an address.'
             ) from None
         try:
-            results = parallel(delayed(run)(config) for config in left)
-            import pandas  # noqa: F401 - of which the sweep's result is made; while the workers start
-
-            for ended in results:
+            for ended in parallel(delayed(run)(config) for config in left):
                 left.remove(ended.config)
                 yield ended
         except BrokenProcessPool:
