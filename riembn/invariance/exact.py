@@ -110,7 +110,7 @@ class Exact(TorchFunctionMode):
             bound.arguments.update(_OFF.get(func, {}))
             args, kwargs = bound.args, bound.kwargs
         slices = func in CONVOLUTIONS and not torch.jit.is_tracing()  # which would note them as the model's
-        self._heap.look(wanted=max((a.nbytes for a in args if isinstance(a, Tensor)), default=0))
+        self._heap.look(wanted=max(map(_bytes_on_cpu, args), default=0))
         with Patches(self._heap) if slices else contextlib.nullcontext():
             result = self._call(func, args, kwargs, in_place)
         return result if in_place else _wide(result)
@@ -164,6 +164,11 @@ def _wide(value: Any) -> Any:
     if isinstance(value, torch.dtype):
         return _WIDE.get(value, value)
     return widened(value) if isinstance(value, Tensor) else value
+
+
+def _bytes_on_cpu(value: Any) -> int:
+    plain = isinstance(value, Tensor) and value.device.type == "cpu" and value.layout is torch.strided
+    return value.nbytes if plain else 0
 
 
 def _in_graph(args: Iterable[Any]) -> bool:
