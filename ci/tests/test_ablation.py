@@ -155,6 +155,25 @@ def test_single_comparison_is_one_and_is_not_corrected(study, store, page):
     assert "The claim is that it is better" in page[0] and "no threshold ν" in page[0] and "Holm" not in page[0]
 
 
+@pytest.mark.parametrize(
+    ("varied", "baseline", "begun", "told"),
+    [
+        ({"options": [{}, {"steps": 0}]}, {"options": {}}, "No options subtracted", "- steps=0:"),
+        ({"grad_clip": [None, 0.1]}, {"grad_clip": None}, "No threshold ν subtracted", "- ν = 0.1:"),
+        ({"momentum": [0.0, 0.5]}, {"momentum": 0.0}, "momentum = 0 subtracted", "- momentum = 0.5:"),
+    ],
+)
+def test_captions_begin_as_sentences_do(varied, baseline, begun, told, tmp_path, page, monkeypatch):
+    base = BASE.replace(method="muon-rows") if "options" in varied else BASE
+    study, captions = Study(base, vary=varied, baseline=baseline, seeds=[0, 1]), []
+    found = study.compare(study.run(tmp_path, device="cpu"))
+    monkeypatch.setitem(pages.ablation.__globals__, "table", lambda shown, caption, **said: captions.append(caption))
+    pages.comparisons(found, study)
+    assert captions[0].startswith(begun)
+    pages.verdict(found, study)
+    assert told in page[-1]
+
+
 def test_tuning_says_what_it_chose_and_whether_at_the_edge(tmp_path, page):
     study = Study(BASE, seeds=[0, 1], tune={"*": {"lr": [0.1, 0.2]}}, holdout=32)
     study.run(tmp_path, device="cpu")

@@ -114,6 +114,12 @@ def _combinations(runs: pd.DataFrame, fields: Sequence[str]) -> list[tuple[Any, 
     return list(zip(*(runs[field] for field in fields), strict=True))
 
 
+def _subtracted(study: Study) -> str:
+    """How a caption about differences begins; symbols and names of methods stay as they are."""
+    text = baseline_text(study)
+    return f"{f'No {text[3:]}' if text.startswith('no ') else text} subtracted, seed by seed"
+
+
 def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points") -> None:
     """The table of comparisons that a verdict is drawn from, as `Study.compare` gives it."""
     found = found.reset_index(drop=True)  # in whichever order it was put
@@ -127,7 +133,7 @@ def comparisons(found: pd.DataFrame, study: Study, *, unit: str = "points") -> N
     shown["verdict"] = found["verdict"]
     table(
         shown,
-        caption=f"{baseline_text(study)} subtracted, seed by seed: mean difference with its 95 % interval; p-value "
+        caption=f"{_subtracted(study)}: mean difference with its 95 % interval; p-value "
         "after Holm's correction; smallest true difference that 80 % of such designs find.",
         formats={"p, Holm": "{:.2g}", "detectable": "{:.2g}"},
         runs=found.attrs.get("runs", ()),
@@ -167,7 +173,7 @@ def differences(
         ]
     table(
         shown,
-        caption=f"{baseline_text(study)} subtracted, seed by seed: mean difference, 95 % interval, verdict after "
+        caption=f"{_subtracted(study)}: mean difference, 95 % interval, verdict after "
         f"Holm's correction for the {len(first)} comparisons of a column.",
         name=name,
         runs=frame["digest"],

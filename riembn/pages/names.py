@@ -51,6 +51,8 @@ def setting_text(field: str, value: Any) -> str:
     if field == "method":
         return look(value).label
     text = value_text(value)
+    if field == "options" and text != "none":
+        return text  # which names what it sets
     return f"no {FIELDS.get(field, field)}" if text == "none" else f"{SYMBOLS.get(field, field)} = {text}"
 
 
