@@ -88,7 +88,7 @@ def _orthogonal_step(w: Tensor, g: Tensor, state: dict[str, Any], group: dict[st
     """What a step takes away from the rows; the buffer is updated."""
     u = momentum_direction(state, g, group["momentum"], nesterov=group["nesterov"])
     rate = group["lr"] * max(1.0, w.shape[0] / w.shape[1]) ** 0.5
-    if not group["steps"]:
+    if not group["steps"]:  # u over its Frobenius norm; an orthogonal matrix has the root of its rank
         rate *= min(w.shape) ** 0.5
     return rate * newton_schulz(u, group["steps"])
 
